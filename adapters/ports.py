@@ -1,0 +1,112 @@
+"""The sockets: small protocols behind which everything that touches the world sits.
+
+Every adapter of a port, the in-memory one included, passes the same contract tests
+(`tests/contract`). Who implements what is said once, in `app.bootstrap`.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
+
+Buffer = bytes | bytearray | memoryview
+Row = Mapping[str, Any]
+
+
+class Clock(Protocol):
+    """Time as the project sees it."""
+
+    def now(self) -> float:
+        """Seconds since the Unix epoch, UTC."""
+        ...
+
+    async def sleep(self, seconds: float) -> None: ...
+
+
+class Ids(Protocol):
+    """Where randomness comes from."""
+
+    def new_id(self) -> str:
+        """A fresh identifier: 32 lower-case hex digits, ordered by time (UUIDv7)."""
+        ...
+
+    def token_bytes(self, count: int) -> bytes:
+        """`count` bytes fit for secrets."""
+        ...
+
+
+class Statement(NamedTuple):
+    """One SQL statement with `?` placeholders, in the dialect common to SQLite and PostgreSQL."""
+
+    sql: str
+    parameters: tuple[Any, ...] = ()
+
+
+class Repo(Protocol):
+    """A D1-like SQL database: four calls, and `batch` is one atomic transaction.
+
+    A unique or primary-key violation raises `events.errors.AlreadyExists`; any other failure of
+    the database raises `events.errors.StorageError`.
+    """
+
+    async def execute(self, sql: str, *parameters: Any) -> int:
+        """Run one statement in its own transaction; the number of rows it changed."""
+        ...
+
+    async def first(self, sql: str, *parameters: Any) -> Row | None: ...
+
+    async def all(self, sql: str, *parameters: Any) -> list[Row]: ...
+
+    async def batch(self, statements: Sequence[Statement]) -> None:
+        """Run all statements in one transaction: all of them hold, or none."""
+        ...
+
+    async def close(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectInfo:
+    key: str
+    size_bytes: int
+    modified_at: float
+
+
+class ObjectStore(Protocol):
+    """Immutable objects under string keys. Failures raise `events.errors.StorageError`."""
+
+    async def put(self, key: str, parts: Sequence[Buffer]) -> None:
+        """Create `key` from the joined parts; durable and whole when this returns."""
+        ...
+
+    async def get(self, key: str) -> bytes:
+        """The whole object; `events.errors.NotFound` if there is none."""
+        ...
+
+    async def get_range(self, key: str, offset: int, length: int) -> bytes: ...
+
+    async def delete(self, key: str) -> None:
+        """Remove `key`; nothing happens if there is none."""
+        ...
+
+    async def list(self, prefix: str) -> list[ObjectInfo]: ...
+
+    async def check(self) -> None:
+        """Raise unless the store can be written and read now (for `/readyz`)."""
+        ...
+
+
+class Transport(Protocol):
+    """One connection that carries whole binary frames, in order, both ways."""
+
+    async def send(self, frame: Buffer) -> None:
+        """Queue one frame; waits while the peer does not read. `NetworkError` when closed."""
+        ...
+
+    async def receive(self) -> bytes:
+        """The next frame. `TextFrameReceived` for a text frame, `NetworkError` at the end."""
+        ...
+
+    def receive_nowait(self) -> bytes | None:
+        """The next frame if one has already arrived."""
+        ...
+
+    async def close(self, code: int, reason: str) -> None: ...

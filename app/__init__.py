@@ -1,0 +1,1 @@
+"""Use cases and the composition root: what the ports and machines are joined into."""

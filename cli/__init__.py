@@ -1,0 +1,1 @@
+"""The `edgereplica` command line: it parses, calls `app`, and prints."""

@@ -1,0 +1,50 @@
+"""Every named limit of the project, with its unit last in the name.
+
+Protocol bounds are constants; what an operator may tune is a setting (`app.settings`) whose
+default stands here.
+"""
+
+from typing import Final
+
+# SQLite (fileformat2 §1.3.2, limits.html §13)
+PAGE_SIZE_BYTES_MIN: Final = 512
+PAGE_SIZE_BYTES_MAX: Final = 65_536
+PAGE_NUMBER_MAX: Final = 0xFFFF_FFFE
+LOCK_BYTE_OFFSET: Final = 0x4000_0000
+
+DIGEST_BYTES: Final = 32
+
+# Wire
+FRAME_BYTES_MAX: Final = 16 * 1024 * 1024
+BATCH_DECODED_BYTES_MAX: Final = 1024 * 1024
+HASH_WINDOW_PAGES: Final = 4096
+"""Page hashes announced in one v2 `page_hashes` frame (128 KiB of digests)."""
+ANNOUNCED_WINDOWS_MAX: Final = 8
+"""Windows a v2 client announces ahead of the server's answers."""
+PAGES_PER_FRAME_MAX: Final = 65_536
+"""Pages that one frame of either version may name."""
+RUNS_PER_FRAME_MAX: Final = 65_536
+RANGES_PER_FRAME_MAX: Final = 4096
+RANGE_PAGES_MAX: Final = 65_536
+"""Pages one announced range may span (drill-down in v2, `page_hash_batch` in v1)."""
+MSGPACK_DEPTH_MAX: Final = 8
+ERROR_MESSAGE_CHARS_MAX: Final = 4096
+VERSION_MESSAGE_CHARS_MAX: Final = 4096
+CONFLICT_RUNS_MAX: Final = 4096
+COALESCED_FRAMES_MAX: Final = 512
+"""v1 frames taken together as one event."""
+
+# A database
+PAGES_PER_DATABASE_MAX: Final = 64 * 1024 * 1024
+"""256 GiB at 4 KiB pages."""
+
+# Storage
+SEGMENT_BYTES_MAX: Final = 16 * 1024 * 1024
+SEGMENT_UPLOADS_IN_FLIGHT_MAX: Final = 2
+MAP_DELTAS_PER_SNAPSHOT_MAX: Final = 32
+
+# Accounts
+EMAIL_CHARS_MAX: Final = 254
+PASSWORD_CHARS_MIN: Final = 8
+PASSWORD_CHARS_MAX: Final = 1024
+DATABASE_NAME_CHARS_MAX: Final = 64

@@ -1,0 +1,1 @@
+"""The machines: declarative state machines that consume events and return effects."""

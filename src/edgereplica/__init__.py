@@ -1,0 +1,1 @@
+"""EdgeReplica: move SQLite databases between machines, page by page."""
