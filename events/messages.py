@@ -1,0 +1,244 @@
+"""What the two ends say to each other, independent of how it is written on the wire.
+
+Both wire versions decode into these messages and are encoded from them (`wire_v1`, `wire_v2`), so
+that one set of machines serves both. A message refuses bad values in its constructor; what depends
+on the session (page size, what was requested) is the machines' business.
+
+Windows are contiguous pages with their digests joined: (first page, 32·n bytes). Ranges are
+(first, last, range hash), the range hash being BLAKE3 over the joined digests (design §4).
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from .errors import InvalidArgument
+from .limits import (
+    DIGEST_BYTES,
+    ERROR_MESSAGE_CHARS_MAX,
+    PAGE_NUMBER_MAX,
+    PAGES_PER_DATABASE_MAX,
+    PAGES_PER_FRAME_MAX,
+    RANGE_PAGES_MAX,
+    RANGES_PER_FRAME_MAX,
+    RUNS_PER_FRAME_MAX,
+    VERSION_MESSAGE_CHARS_MAX,
+)
+from .pages import Runs, check_runs, count_pages, page_size
+
+Window = tuple[int, bytes]
+Windows = tuple[Window, ...]
+HashRange = tuple[int, int, bytes]
+HashRanges = tuple[HashRange, ...]
+Codec = Literal["raw", "zstd"]
+At = int | float | None
+"""Which version a pull wants: a version number (int), the head at a Unix time (float), the head."""
+
+
+def _check_page_count(value: int) -> None:
+    if not 0 <= value <= PAGES_PER_DATABASE_MAX:
+        raise InvalidArgument(
+            f"{value} pages is more than a database may have ({PAGES_PER_DATABASE_MAX})",
+            limit="pages_per_database_max",
+            value=PAGES_PER_DATABASE_MAX,
+        )
+
+
+def _check_root(value: bytes | None) -> None:
+    if value is not None and len(value) != DIGEST_BYTES:
+        raise InvalidArgument(f"a root has {DIGEST_BYTES} bytes, not {len(value)}")
+
+
+def _check_version(value: int | None) -> None:
+    if value is not None and not 0 <= value < 1 << 63:
+        raise InvalidArgument(f"{value} is not a version")
+
+
+@dataclass(frozen=True, slots=True)
+class Hello:
+    """The client's greeting: what it holds, and for a push what it builds on.
+
+    `page_count` is None where the wire cannot say it (v1: max_page is no page count). `base` is the
+    version the client last synced; `root` the root of what the client holds now, if it knows it.
+    """
+
+    page_size: int
+    page_count: int | None = None
+    base: int | None = None
+    root: bytes | None = None
+    at: At = None
+    force: bool = False
+    features: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        page_size(self.page_size)
+        if self.page_count is not None:
+            _check_page_count(self.page_count)
+        _check_version(self.base)
+        _check_root(self.root)
+
+
+@dataclass(frozen=True, slots=True)
+class HelloReply:
+    """The server's answer. For a push it describes the head; for a pull, the version chosen.
+
+    `base_known`: the server still has the client's base and will compare against it.
+    `pages_changed`: pages that differ between a known base and the version described.
+    """
+
+    page_size: int
+    page_count: int
+    head: int | None = None
+    root: bytes | None = None
+    author: str = ""
+    committed_at: float = 0.0
+    base_known: bool = False
+    pages_changed: int | None = None
+    limits: Mapping[str, int] = field(default_factory=dict)
+    features: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        page_size(self.page_size)
+        if not 0 <= self.page_count <= PAGE_NUMBER_MAX:
+            raise InvalidArgument(f"{self.page_count} is not a page count")
+        _check_version(self.head)
+        _check_root(self.root)
+
+
+@dataclass(frozen=True, slots=True)
+class PageHashes:
+    windows: Windows
+
+    def __post_init__(self) -> None:
+        pages = 0
+        for first, digests in self.windows:
+            count, rest = divmod(len(digests), DIGEST_BYTES)
+            if rest or not count:
+                raise InvalidArgument(f"{len(digests)} bytes are not whole page hashes")
+            if first < 1 or first + count - 1 > PAGE_NUMBER_MAX:
+                raise InvalidArgument(f"page hashes {first}+{count} are outside the page numbers")
+            pages += count
+        if pages > PAGES_PER_FRAME_MAX:
+            raise InvalidArgument(
+                f"{pages} page hashes in one frame, at most {PAGES_PER_FRAME_MAX}",
+                limit="pages_per_frame_max",
+                value=PAGES_PER_FRAME_MAX,
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class RangeHashes:
+    ranges: HashRanges
+
+    def __post_init__(self) -> None:
+        if len(self.ranges) > RANGES_PER_FRAME_MAX:
+            raise InvalidArgument(f"{len(self.ranges)} ranges, at most {RANGES_PER_FRAME_MAX}")
+        for first, last, combined in self.ranges:
+            if not 1 <= first <= last <= PAGE_NUMBER_MAX:
+                raise InvalidArgument(f"range {first}..{last} is empty or outside the page numbers")
+            if last - first >= RANGE_PAGES_MAX:
+                raise InvalidArgument(
+                    f"range {first}..{last} spans more than {RANGE_PAGES_MAX} pages",
+                    limit="range_pages_max",
+                    value=RANGE_PAGES_MAX,
+                )
+            _check_root(combined)
+
+
+@dataclass(frozen=True, slots=True)
+class RangesDiffer:
+    """These announced ranges differ; the runs name their pages."""
+
+    runs: Runs
+
+    def __post_init__(self) -> None:
+        check_runs(self.runs)
+
+
+@dataclass(frozen=True, slots=True)
+class RequestPages:
+    """The server asks for these pages; in v2 every `PageHashes` gets one, empty if none."""
+
+    runs: Runs
+
+    def __post_init__(self) -> None:
+        check_runs(self.runs)
+
+
+@dataclass(frozen=True, slots=True)
+class PageData:
+    """Pages joined in the order of `runs`, encoded by `codec`."""
+
+    runs: Runs
+    codec: Codec
+    data: bytes = field(repr=False)
+
+    def __post_init__(self) -> None:
+        check_runs(self.runs)
+        if not self.runs or not self.data:
+            raise InvalidArgument("page data without pages")
+        if len(self.runs) > RUNS_PER_FRAME_MAX or count_pages(self.runs) > PAGES_PER_FRAME_MAX:
+            raise InvalidArgument(f"more than {PAGES_PER_FRAME_MAX} pages in one frame")
+        if self.codec not in ("raw", "zstd"):
+            raise InvalidArgument(f"unknown codec {self.codec!r}")
+
+
+@dataclass(frozen=True, slots=True)
+class Complete:
+    """The client has announced everything. A push says what it is to become."""
+
+    page_count: int | None = None
+    root: bytes | None = None
+    force: bool = False
+    message: str = ""
+
+    def __post_init__(self) -> None:
+        if self.page_count is not None:
+            _check_page_count(self.page_count)
+        _check_root(self.root)
+        if len(self.message) > VERSION_MESSAGE_CHARS_MAX:
+            raise InvalidArgument(
+                f"a version's message has at most {VERSION_MESSAGE_CHARS_MAX} characters"
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class SyncComplete:
+    pages_transferred: int
+    bytes_transferred: int
+    version: int | None = None
+    root: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class HeadChanged:
+    version: int
+    root: bytes
+    page_count: int
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorMessage:
+    message: str
+    code: str = ""
+    retryable: bool = False
+    details: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if len(self.message) > ERROR_MESSAGE_CHARS_MAX:
+            object.__setattr__(self, "message", self.message[:ERROR_MESSAGE_CHARS_MAX])
+
+
+Message = (
+    Hello
+    | HelloReply
+    | PageHashes
+    | RangeHashes
+    | RangesDiffer
+    | RequestPages
+    | PageData
+    | Complete
+    | SyncComplete
+    | HeadChanged
+    | ErrorMessage
+)

@@ -1,0 +1,222 @@
+"""What happens in a sync session: the events that the machines consume.
+
+Two come from outside (`MessageReceived`, `PeerLost`), one from the driver (`Failed`); the others
+are the results of effects (`fsm.effects`), in the past tense of what was asked.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from .errors import EdgeReplicaError
+from .messages import At, Codec, HashRanges, Message, Windows
+from .pages import Runs
+
+
+@dataclass(frozen=True, slots=True)
+class MessageReceived:
+    message: Message
+
+
+@dataclass(frozen=True, slots=True)
+class PeerLost:
+    """The connection ended without the session's end. Nothing more can be said."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """An effect failed, or an event was refused: the session ends and says so."""
+
+    code: str
+    message: str
+    close_code: int
+    retryable: bool = False
+    details: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def from_error(cls, error: EdgeReplicaError) -> "Failed":
+        return cls(
+            code=error.code,
+            message=error.message,
+            close_code=error.close_code,
+            retryable=error.retryable,
+            details=error.details,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class VersionInfo:
+    """A version as the other end is told of it; version 0 is the empty database."""
+
+    version: int
+    root: bytes
+    page_size: int
+    page_count: int
+    author: str = ""
+    committed_at: float = 0.0
+
+
+# --- the server's end -----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class PushOpened:
+    """`conflict` names what stands between the client's base and the head, if anything does."""
+
+    head: VersionInfo
+    base_known: bool
+    conflict: Failed | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PullOpened:
+    version: VersionInfo
+    base_known: bool
+    pages_changed: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class HashesCompared:
+    """Of the announced pages, those whose content this end does not hold (push) or that differ
+    from the version pulled (pull)."""
+
+    runs: Runs
+
+
+@dataclass(frozen=True, slots=True)
+class RangesCompared:
+    runs: Runs
+
+
+@dataclass(frozen=True, slots=True)
+class PagesStaged:
+    pages: int
+    wire_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class PushCommitted:
+    version: int
+    root: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class PagesRead:
+    """A batch of the pages asked for; `exhausted` when there was none left."""
+
+    runs: Runs = ()
+    codec: Codec = "raw"
+    data: bytes = field(default=b"", repr=False)
+
+    @property
+    def exhausted(self) -> bool:
+        return not self.runs
+
+
+# --- the client's end -----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class PushPlanned:
+    """What the local file has for the server. `root` is None while the content is not hashed;
+    `changed` is None when there is no base to be relative to."""
+
+    page_size: int
+    page_count: int
+    base: int | None
+    root: bytes | None
+    force: bool = False
+    dry_run: bool = False
+    message: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class PullPlanned:
+    """What the local file holds before a pull. `fresh`: nothing that could be kept."""
+
+    page_size: int
+    page_count: int
+    base: int | None
+    root: bytes | None
+    at: At = None
+    fresh: bool = False
+    dry_run: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class WindowHashed:
+    """The next announced window; `last` carries the root of the whole."""
+
+    windows: Windows
+    last: bool
+    page_count: int = 0
+    root: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class ContentHashed:
+    root: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class DrilledDown:
+    """The next round of a drill-down: ranges to compare and pages to announce; the last round
+    has no ranges."""
+
+    ranges: HashRanges
+    windows: Windows
+    page_count: int = 0
+    root: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class PagesLoaded:
+    """One batch of requested pages, and what of the request is still to load."""
+
+    runs: Runs
+    codec: Codec
+    data: bytes = field(repr=False)
+    rest: Runs = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaPrepared:
+    """The local end is ready for pages. `announce`: how it tells the server what it holds."""
+
+    announce: str
+
+
+@dataclass(frozen=True, slots=True)
+class PagesStored:
+    pages: int
+    wire_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class VersionApplied:
+    version: int
+
+
+Event = (
+    MessageReceived
+    | PeerLost
+    | Failed
+    | PushOpened
+    | PullOpened
+    | HashesCompared
+    | RangesCompared
+    | PagesStaged
+    | PushCommitted
+    | PagesRead
+    | PushPlanned
+    | PullPlanned
+    | WindowHashed
+    | ContentHashed
+    | DrilledDown
+    | PagesLoaded
+    | ReplicaPrepared
+    | PagesStored
+    | VersionApplied
+)
