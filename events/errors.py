@@ -23,6 +23,7 @@
     │   ├── ProtocolViolation      a frame that is not allowed now, or not for this token
     │   ├── PageHashMismatch       page data that is not what was announced
     │   └── RootMismatch           the announced root is not the root of the stored pages
+    ├── ConfigError                the client's configuration file is unsafe or unreadable
     ├── RemoteError                the peer refused with a code this side does not know
     ├── NetworkError               connection refused, lost, timed out
     ├── ServerShuttingDown
@@ -177,6 +178,10 @@ class PageHashMismatch(ProtocolError):
 
 class RootMismatch(ProtocolError):
     code = "root_mismatch"
+
+
+class ConfigError(EdgeReplicaError):
+    code = "config"
 
 
 class RemoteError(EdgeReplicaError):

@@ -48,3 +48,21 @@ EMAIL_CHARS_MAX: Final = 254
 PASSWORD_CHARS_MIN: Final = 8
 PASSWORD_CHARS_MAX: Final = 1024
 DATABASE_NAME_CHARS_MAX: Final = 64
+
+# Repository, log and histories
+REPO_READERS_MAX: Final = 3
+REPO_BUSY_SECONDS_MAX: Final = 15.0
+EVENTS_PER_READ_MAX: Final = 1000
+ROWS_PER_STATEMENT_MAX: Final = 500
+"""Values one `IN (…)` list may hold."""
+APPEND_ATTEMPTS_MAX: Final = 16
+HISTORIES_CACHED_MAX: Final = 4096
+VERSIONS_CACHED_MAX: Final = 50_000
+"""Versions that all cached histories may hold together (about 1.5 KiB each)."""
+
+# Client
+CONFIG_BYTES_MAX: Final = 1024 * 1024
+TOKEN_FILE_BYTES_MAX: Final = 64 * 1024
+ADMIN_ANSWER_BYTES_MAX: Final = 16 * 1024 * 1024
+ADMIN_TIMEOUT_SECONDS: Final = 30.0
+PROGRESS_INTERVAL_SECONDS: Final = 0.1
