@@ -18,14 +18,18 @@ ignored). POSIX only: it needs `O_NOFOLLOW` and `dir_fd`.
 """
 
 import errno
+import fcntl
 import os
 import secrets
 import stat
+import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+import tomli_w
 
 from ..events.errors import ConfigError
 from ..events.limits import CONFIG_BYTES_MAX
@@ -180,11 +184,9 @@ class ConfigFile:
             )
 
     def _read(self, directory: int) -> tuple[dict[str, Any], tuple[str, ...]]:
-        import tomllib
-
         flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
         descriptor = os.open(self.path.name, flags, dir_fd=directory)
-        with open(descriptor, "rb") as file:
+        with os.fdopen(descriptor, "rb") as file:
             status = os.fstat(descriptor)
             if not stat.S_ISREG(status.st_mode):
                 raise self._unreadable("it is not a regular file")
@@ -210,8 +212,6 @@ class ConfigFile:
         )
 
     def _update(self, change: Callable[[dict[str, Any]], None]) -> tuple[str, ...]:
-        import fcntl
-
         with self._failing_clearly("write"), self._directory(create=True) as directory:
             # Two logins at once: the second must not undo the first. The lock goes with the
             # descriptor.
@@ -225,14 +225,12 @@ class ConfigFile:
             return warnings
 
     def _replace(self, directory: int, document: dict[str, Any]) -> None:
-        import tomli_w
-
         content = tomli_w.dumps(document).encode()
         temporary = f".{self.path.name}.{secrets.token_hex(8)}"
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
         descriptor = os.open(temporary, flags, FILE_MODE, dir_fd=directory)
         try:
-            with open(descriptor, "wb") as file:
+            with os.fdopen(descriptor, "wb") as file:
                 os.fchmod(descriptor, FILE_MODE)
                 file.write(content)
                 file.flush()

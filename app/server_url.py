@@ -3,6 +3,8 @@
 One spelling matters because cached sessions are kept under it.
 """
 
+from urllib.parse import urlsplit
+
 from ..events.errors import InvalidArgument
 
 DEFAULT_SERVER = "http://localhost:8787"
@@ -15,8 +17,6 @@ def normalize_server(url: str) -> str:
     Raises InvalidArgument for anything that is not the http(s) address of a server. A URL with
     credentials is refused without being repeated in the message: it would land in logs.
     """
-    from urllib.parse import urlsplit
-
     text = url.strip()
     if not text.isprintable() or " " in text:
         raise _refused("holds spaces or control characters")
@@ -43,5 +43,6 @@ def normalize_server(url: str) -> str:
 
 def _refused(why: str) -> InvalidArgument:
     return InvalidArgument(
-        f"the server's URL {why}", hint="write it like https://sync.example.org or " + DEFAULT_SERVER
+        f"the server's URL {why}",
+        hint="write it like https://sync.example.org or " + DEFAULT_SERVER,
     )
