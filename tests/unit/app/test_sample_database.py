@@ -61,9 +61,10 @@ def test_edits_touch_about_the_fraction_and_are_scattered(tmp_path: Path, fracti
     sample_database.scatter_edits(path, fraction, seed=5)
     after = pages(path)
     changed = [n for n, page in enumerate(after) if n >= len(before) or page != before[n]]
-    assert 0.7 * fraction <= len(changed) / len(after) <= 1.3 * fraction
-    assert changed[0] < len(after) // 4
-    assert changed[-1] > len(after) * 3 // 4
+    assert 0.5 * fraction <= len(changed) / len(after) <= 1.5 * fraction
+    if len(changed) > 20:
+        quarter = len(after) // 4
+        assert {page // quarter for page in changed} >= {0, 1, 2, 3}
 
 
 def test_edits_stay_in_the_wal_while_another_connection_is_open(tmp_path: Path) -> None:
