@@ -59,12 +59,15 @@ class Hello:
     """The client's greeting: what it holds, and for a push what it builds on.
 
     `page_count` is None where the wire cannot say it (v1: max_page is no page count). `base` is the
-    version the client last synced; `root` the root of what the client holds now, if it knows it.
+    version the client last synced and `base_root` its root: a server whose version of that number
+    has another root does not know the base. `root` is the root of what the client holds now, if it
+    knows it.
     """
 
     page_size: int
     page_count: int | None = None
     base: int | None = None
+    base_root: bytes | None = None
     root: bytes | None = None
     at: At = None
     force: bool = False
@@ -75,6 +78,7 @@ class Hello:
         if self.page_count is not None:
             _check_page_count(self.page_count)
         _check_version(self.base)
+        _check_root(self.base_root)
         _check_root(self.root)
 
 
@@ -90,6 +94,7 @@ class HelloReply:
     page_count: int
     head: int | None = None
     root: bytes | None = None
+    database: str = ""
     author: str = ""
     committed_at: float = 0.0
     base_known: bool = False
@@ -124,6 +129,13 @@ class PageHashes:
                 limit="pages_per_frame_max",
                 value=PAGES_PER_FRAME_MAX,
             )
+
+    @property
+    def page_runs(self) -> Runs:
+        """The pages announced, window by window."""
+        return tuple(
+            (first, first + len(digests) // DIGEST_BYTES - 1) for first, digests in self.windows
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ are the results of effects (`fsm.effects`), in the past tense of what was asked.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from .errors import EdgeReplicaError
 from .messages import At, Codec, HashRanges, Message, Windows
@@ -54,6 +54,7 @@ class VersionInfo:
     root: bytes
     page_size: int
     page_count: int
+    database: str = ""
     author: str = ""
     committed_at: float = 0.0
 
@@ -120,12 +121,12 @@ class PagesRead:
 
 @dataclass(frozen=True, slots=True)
 class PushPlanned:
-    """What the local file has for the server. `root` is None while the content is not hashed;
-    `changed` is None when there is no base to be relative to."""
+    """What the local file has for the server. `root` is None while the content is not hashed."""
 
     page_size: int
     page_count: int
     base: int | None
+    base_root: bytes | None
     root: bytes | None
     force: bool = False
     dry_run: bool = False
@@ -139,6 +140,7 @@ class PullPlanned:
     page_size: int
     page_count: int
     base: int | None
+    base_root: bytes | None
     root: bytes | None
     at: At = None
     fresh: bool = False
@@ -181,11 +183,14 @@ class PagesLoaded:
     rest: Runs = ()
 
 
+Announcement = Literal["nothing", "windows", "ranges"]
+
+
 @dataclass(frozen=True, slots=True)
 class ReplicaPrepared:
     """The local end is ready for pages. `announce`: how it tells the server what it holds."""
 
-    announce: str
+    announce: Announcement
 
 
 @dataclass(frozen=True, slots=True)

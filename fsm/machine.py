@@ -1,0 +1,126 @@
+"""What all machines share: strictness, and `handle(event) -> effects`.
+
+A machine is a python-statemachine `StateChart` with the strict flags written out: an event without
+a transition raises, and so does an error inside a guard or action. `handle` adds that a refused
+event changes nothing: guards and the first lines of an action may raise, and only then does an
+action change the machine's memory. Machines do no I/O, read no clock and draw no random number.
+"""
+
+import re
+from typing import Any, ClassVar
+
+from statemachine import StateChart
+from statemachine.exceptions import TransitionNotAllowed
+
+from ..events.errors import ProtocolViolation
+from ..events.limits import (
+    BATCH_DECODED_BYTES_MAX,
+    FRAME_BYTES_MAX,
+    PAGES_PER_DATABASE_MAX,
+    PAGES_PER_FRAME_MAX,
+)
+from ..events.messages import (
+    Complete,
+    ErrorMessage,
+    HeadChanged,
+    Hello,
+    HelloReply,
+    PageData,
+    PageHashes,
+    RangeHashes,
+    RangesDiffer,
+    RequestPages,
+    SyncComplete,
+)
+from ..events.session import Failed, MessageReceived
+from .effects import Close, Effect, Send
+
+MESSAGE_TRIGGERS: dict[type, str] = {
+    Hello: "hello",
+    HelloReply: "hello_reply",
+    PageHashes: "page_hashes",
+    RangeHashes: "range_hashes",
+    RangesDiffer: "ranges_differ",
+    RequestPages: "request_pages",
+    PageData: "page_data",
+    Complete: "complete",
+    SyncComplete: "sync_complete",
+    HeadChanged: "head_changed",
+    ErrorMessage: "error",
+}
+
+
+def server_limits() -> dict[str, int]:
+    """What a v2 server tells its client about the bounds it enforces."""
+    return {
+        "frame_bytes_max": FRAME_BYTES_MAX,
+        "batch_decoded_bytes_max": BATCH_DECODED_BYTES_MAX,
+        "pages_per_frame_max": PAGES_PER_FRAME_MAX,
+        "pages_per_database_max": PAGES_PER_DATABASE_MAX,
+    }
+
+
+def trigger_of(event: Any) -> str:
+    """The name under which a machine knows `event`: the message's kind, or the event's name."""
+    if isinstance(event, MessageReceived):
+        return MESSAGE_TRIGGERS[type(event.message)]
+    return re.sub(r"(?<!^)(?=[A-Z])", "_", type(event).__name__).lower()
+
+
+class Machine(StateChart[Any]):
+    """The base of every machine. Subclasses declare states, transitions and guards."""
+
+    allow_event_without_transition = False
+    catch_errors_as_events = False
+
+    title: ClassVar[str] = ""
+
+    def __init__(self) -> None:
+        self._effects: list[Effect] = []
+        self.refusal: ErrorMessage | None = None
+        super().__init__()
+
+    def handle(self, event: Any) -> tuple[Effect, ...]:
+        """Consume one event; the effects to perform, in order.
+
+        Raises `ProtocolViolation` where the state does not allow the event, and whatever an
+        action refuses it with; the machine is then as it was.
+        """
+        trigger = trigger_of(event)
+        payload = event.message if isinstance(event, MessageReceived) else event
+        self._effects = []
+        try:
+            self.send(trigger, e=payload)
+        except TransitionNotAllowed as error:
+            raise ProtocolViolation(
+                f"{trigger} is not allowed in state {self.state_id} of a {self.title}"
+            ) from error
+        return tuple(self._effects)
+
+    def emit(self, *effects: Effect) -> None:
+        self._effects.extend(effects)
+
+    @property
+    def state_id(self) -> str:
+        return str(next(iter(self.configuration)).id)
+
+    @property
+    def finished(self) -> bool:
+        return bool(next(iter(self.configuration)).final)
+
+    # Actions that several machines share.
+
+    def tell_failure(self, e: Failed) -> None:
+        self.emit(
+            Send(ErrorMessage(e.message, e.code, e.retryable, e.details)),
+            Close(e.close_code, e.code),
+        )
+
+    def close_on_failure(self, e: Failed) -> None:
+        """A client does not argue: it closes, and its caller raises the error."""
+        self.emit(Close(1000, e.code))
+
+    def hear_refusal(self, e: ErrorMessage) -> None:
+        """The peer refused; whoever runs the machine raises `refusal` as an error."""
+        self.refusal = e
+        self.emit(Close(1000, "refused"))
