@@ -4,7 +4,7 @@ Every adapter of a port, the in-memory one included, passes the same contract te
 (`tests/contract`). Who implements what is said once, in `app.bootstrap`.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
@@ -45,7 +45,8 @@ class Repo(Protocol):
     """A D1-like SQL database: four calls, and `batch` is one atomic transaction.
 
     A unique or primary-key violation raises `events.errors.AlreadyExists`; any other failure of
-    the database raises `events.errors.StorageError`.
+    the database raises `events.errors.StorageError`. Both name the table in `details["table"]` when
+    it was a row that the database refused.
     """
 
     async def execute(self, sql: str, *parameters: Any) -> int:
@@ -56,8 +57,12 @@ class Repo(Protocol):
 
     async def all(self, sql: str, *parameters: Any) -> list[Row]: ...
 
-    async def batch(self, statements: Sequence[Statement]) -> None:
-        """Run all statements in one transaction: all of them hold, or none."""
+    async def batch(self, statements: Sequence[Statement] | AsyncIterable[Statement]) -> None:
+        """Run all statements in one transaction: all of them hold, or none.
+
+        An async iterable is consumed inside the transaction, which has by then locked out every
+        other writer: what it reads through the same repo stands still.
+        """
         ...
 
     async def close(self) -> None: ...
@@ -71,23 +76,39 @@ class ObjectInfo:
 
 
 class ObjectStore(Protocol):
-    """Immutable objects under string keys. Failures raise `events.errors.StorageError`."""
+    """Immutable objects under string keys, none ever written twice.
+
+    A key is segments of `[A-Za-z0-9._-]` joined by slashes. A failure of the store raises
+    `events.errors.StorageError` with details `key` and `reason`: "disk_full", "denied",
+    "truncated" or "failed".
+    """
 
     async def put(self, key: str, parts: Sequence[Buffer]) -> None:
-        """Create `key` from the joined parts; durable and whole when this returns."""
+        """Create `key` from the joined parts; durable and whole when this returns.
+
+        `events.errors.AlreadyExists` if there is such an object: it stays as it is.
+        """
         ...
 
     async def get(self, key: str) -> bytes:
         """The whole object; `events.errors.NotFound` if there is none."""
         ...
 
-    async def get_range(self, key: str, offset: int, length: int) -> bytes: ...
+    async def get_range(self, key: str, offset: int, length: int) -> memoryview:
+        """Exactly `length` bytes from `offset`; `StorageError` where the object ends earlier."""
+        ...
+
+    async def get_tail(self, key: str, length: int) -> tuple[memoryview, int]:
+        """The last `length` bytes, or all of a shorter object, and the object's size in bytes."""
+        ...
 
     async def delete(self, key: str) -> None:
         """Remove `key`; nothing happens if there is none."""
         ...
 
-    async def list(self, prefix: str) -> list[ObjectInfo]: ...
+    async def list(self, prefix: str) -> list[ObjectInfo]:
+        """All objects under `prefix/`, by key. The prefix is whole segments of a key."""
+        ...
 
     async def check(self) -> None:
         """Raise unless the store can be written and read now (for `/readyz`)."""
