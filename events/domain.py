@@ -19,12 +19,12 @@ Stored form: the kind in a column, the fields as JSON with digests in hex. An un
 is refused, since a server that skipped what it does not understand would fold a wrong state.
 """
 
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, ValidationError
 
 from . import pages
-from .errors import StorageError
+from .errors import InvalidArgument, StorageError
 from .limits import DATABASE_NAME_CHARS_MAX, EMAIL_CHARS_MAX, PAGE_NUMBER_MAX
 
 Role = Literal["admin", "member"]
@@ -203,6 +203,5 @@ def decode(kind: str, data: str | bytes) -> DomainEvent:
         )
     try:
         return event.model_validate_json(data)
-    except ValidationError as error:
-        fields: list[Any] = [".".join(map(str, e["loc"])) for e in error.errors()]
-        raise StorageError(f"the log holds a {kind} that this code cannot read: {fields}") from None
+    except (ValidationError, InvalidArgument) as error:
+        raise StorageError(f"the log holds a {kind} that this code cannot read: {error}") from error

@@ -27,6 +27,11 @@ RUNS_PER_FRAME_MAX: Final = 65_536
 RANGES_PER_FRAME_MAX: Final = 4096
 RANGE_PAGES_MAX: Final = 65_536
 """Pages one announced range may span (drill-down in v2, `page_hash_batch` in v1)."""
+INBOUND_BYTES_MAX: Final = 4 * 1024 * 1024
+"""Received frames that wait to be handled; beyond it the socket is not read."""
+OUTBOUND_BYTES_MAX: Final = 8 * 1024 * 1024
+"""Frames that wait to be sent to a peer that does not read; beyond it the session waits."""
+CLOSE_SECONDS_MAX: Final = 10.0
 MSGPACK_DEPTH_MAX: Final = 8
 ERROR_MESSAGE_CHARS_MAX: Final = 4096
 VERSION_MESSAGE_CHARS_MAX: Final = 4096

@@ -1,0 +1,139 @@
+"""Tables made of events: what changes with each one, and how to make them all again.
+
+A projection is changed in the transaction of the append (`EventLog.append`), so it is never behind
+the log. `event_log.rebuild` runs the same statements over the whole log, which is why they depend
+on the event and its recorded time alone.
+"""
+
+from functools import singledispatch
+
+from ..events.domain import (
+    DatabaseCreated,
+    DatabaseDeleted,
+    DomainEvent,
+    MemberAdded,
+    OrganizationCreated,
+    SegmentStaged,
+    UserSignedUp,
+    VersionCommitted,
+)
+from .ports import Statement
+
+EMPTY_ALL = tuple(
+    Statement(sql)
+    for sql in (
+        "DELETE FROM staged_segments",
+        "DELETE FROM databases",
+        "DELETE FROM memberships",
+        "DELETE FROM organizations",
+        "DELETE FROM identities",
+        "DELETE FROM users",
+    )
+)
+"""Empties every projection, each before those it refers to."""
+
+
+def email_key(email: str) -> str:
+    """What two spellings of one e-mail address have in common: letter case does not count."""
+    return email.casefold()
+
+
+@singledispatch
+def project(event: DomainEvent, recorded_at: float) -> list[Statement]:
+    """The statements that carry `event` into the projections."""
+    raise NotImplementedError(f"no projection for {type(event).__name__}")
+
+
+@project.register
+def _(event: UserSignedUp, recorded_at: float) -> list[Statement]:
+    return [
+        Statement(
+            "INSERT INTO users (user_id, email, email_key, created_at) VALUES (?, ?, ?, ?)",
+            (event.user_id, event.email, email_key(event.email), recorded_at),
+        ),
+        Statement(
+            "INSERT INTO identities (provider, subject, user_id, linked_at) VALUES (?, ?, ?, ?)",
+            (event.provider, event.subject, event.user_id, recorded_at),
+        ),
+    ]
+
+
+@project.register
+def _(event: OrganizationCreated, recorded_at: float) -> list[Statement]:
+    return [
+        Statement(
+            "INSERT INTO organizations (org_id, name, personal, created_at) VALUES (?, ?, ?, ?)",
+            (event.org_id, event.name, int(event.personal), recorded_at),
+        )
+    ]
+
+
+@project.register
+def _(event: MemberAdded, recorded_at: float) -> list[Statement]:
+    return [
+        Statement(
+            "INSERT INTO memberships (org_id, user_id, role, added_at) VALUES (?, ?, ?, ?)",
+            (event.org_id, event.user_id, event.role, recorded_at),
+        )
+    ]
+
+
+@project.register
+def _(event: DatabaseCreated, recorded_at: float) -> list[Statement]:
+    return [
+        Statement(
+            "INSERT INTO databases (database_id, org_id, name, created_by, created_at, "
+            "head_version, page_count, stored_bytes) VALUES (?, ?, ?, ?, ?, 0, 0, 0)",
+            (event.database_id, event.org_id, event.name, event.created_by, recorded_at),
+        )
+    ]
+
+
+@project.register
+def _(event: DatabaseDeleted, recorded_at: float) -> list[Statement]:
+    return [
+        Statement(
+            "UPDATE databases SET deleted_at = ? WHERE database_id = ?",
+            (recorded_at, event.database_id),
+        )
+    ]
+
+
+@project.register
+def _(event: SegmentStaged, recorded_at: float) -> list[Statement]:
+    return [
+        Statement(
+            "INSERT INTO staged_segments "
+            "(segment_id, database_id, org_id, stored_bytes, pages, staged_at) "
+            "VALUES (?, ?, ?, ?, ?, ?)",
+            (
+                event.segment_id,
+                event.database_id,
+                event.org_id,
+                event.stored_bytes,
+                event.pages,
+                recorded_at,
+            ),
+        )
+    ]
+
+
+@project.register
+def _(event: VersionCommitted, recorded_at: float) -> list[Statement]:
+    head = Statement(
+        "UPDATE databases SET head_version = ?, head_root = ?, head_at = ?, page_size = ?, "
+        "page_count = ?, stored_bytes = stored_bytes + ? WHERE database_id = ?",
+        (
+            event.version,
+            event.root.hex(),
+            event.committed_at,
+            event.page_size,
+            event.page_count,
+            event.stored_bytes,
+            event.database_id,
+        ),
+    )
+    return [head] + [
+        Statement("DELETE FROM staged_segments WHERE segment_id = ?", (segment_id,))
+        for segment_id in event.segments
+    ]

@@ -1,0 +1,254 @@
+"""The contract of `adapters.ports.Repo`, for every adapter of it."""
+
+import asyncio
+import sqlite3
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from edgereplica.adapters.memory_repo import MemoryRepo
+from edgereplica.adapters.migrations import known, migrate, pending, statements_of
+from edgereplica.adapters.ports import Repo, Statement
+from edgereplica.adapters.sqlite_repo import SqliteRepo
+from edgereplica.events.errors import AlreadyExists, StorageError
+
+Check = Callable[[Repo], Awaitable[None]]
+INSERT = "INSERT INTO things (id, name) VALUES (?, ?)"
+
+
+async def _memory(_: Path) -> Repo:
+    return MemoryRepo()
+
+
+async def _sqlite(directory: Path) -> Repo:
+    return await SqliteRepo.open(directory / "repo.db")
+
+
+@pytest.fixture(params=[_memory, _sqlite], ids=["memory", "sqlite"])
+def with_repo(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[Check], None]:
+    """Runs a check against a fresh repo that holds the table `things`."""
+
+    def run(check: Check) -> None:
+        async def main() -> None:
+            repo = await request.param(tmp_path)
+            try:
+                await repo.execute(
+                    "CREATE TABLE things (id BIGINT PRIMARY KEY, name TEXT NOT NULL)"
+                )
+                await check(repo)
+            finally:
+                await repo.close()
+
+        asyncio.run(main())
+
+    return run
+
+
+async def _names(repo: Repo) -> list[str]:
+    return [row["name"] for row in await repo.all("SELECT name FROM things ORDER BY id")]
+
+
+def test_execute_counts_rows_and_reads_see_them(with_repo: Callable[[Check], None]) -> None:
+    async def check(repo: Repo) -> None:
+        assert await repo.execute(INSERT, 1, "one") == 1
+        assert await repo.execute(INSERT, 2, "two") == 1
+        assert await repo.execute("UPDATE things SET name = ?", "x") == 2
+        assert dict(await repo.first("SELECT id, name FROM things WHERE id = ?", 2) or {}) == {
+            "id": 2,
+            "name": "x",
+        }
+        assert await repo.first("SELECT 1 AS one FROM things WHERE id = ?", 3) is None
+        assert await repo.all("SELECT id FROM things WHERE id > ?", 5) == []
+
+    with_repo(check)
+
+
+def test_batch_is_all_or_nothing(with_repo: Callable[[Check], None]) -> None:
+    async def check(repo: Repo) -> None:
+        await repo.batch([Statement(INSERT, (1, "one")), Statement(INSERT, (2, "two"))])
+        with pytest.raises(AlreadyExists) as refused:
+            await repo.batch([Statement(INSERT, (3, "three")), Statement(INSERT, (1, "again"))])
+        assert refused.value.details["table"] == "things"
+        assert await _names(repo) == ["one", "two"]
+        await repo.batch([])
+        await repo.batch([Statement(INSERT, (4, "four"))])
+        assert await _names(repo) == ["one", "two", "four"]
+
+    with_repo(check)
+
+
+@pytest.mark.parametrize(
+    ("sql", "parameters", "table"),
+    [
+        (INSERT, (1, None), "things"),
+        ("INSERT INTO nowhere VALUES (1)", (), None),
+        ("not SQL", (), None),
+    ],
+)
+def test_other_failures_are_storage_errors(
+    with_repo: Callable[[Check], None], sql: str, parameters: tuple[Any, ...], table: str | None
+) -> None:
+    async def check(repo: Repo) -> None:
+        for attempt in (repo.execute(sql, *parameters), repo.batch([Statement(sql, parameters)])):
+            with pytest.raises(StorageError) as refused:
+                await attempt
+            assert refused.value.details.get("table") == table
+        assert await _names(repo) == []
+
+    with_repo(check)
+
+
+def test_batch_takes_what_an_async_iterable_gives(with_repo: Callable[[Check], None]) -> None:
+    async def two(repo: Repo, then: Exception | None) -> AsyncIterator[Statement]:
+        for number in (1, 2):
+            assert await repo.first("SELECT 1 AS one") == {"one": 1}
+            yield Statement(INSERT, (number, str(number)))
+        if then:
+            raise then
+
+    async def check(repo: Repo) -> None:
+        with pytest.raises(LookupError):
+            await repo.batch(two(repo, LookupError()))
+        assert await _names(repo) == []
+        await repo.batch(two(repo, None))
+        assert await _names(repo) == ["1", "2"]
+
+    with_repo(check)
+
+
+def test_batches_of_many_tasks_do_not_mix(with_repo: Callable[[Check], None]) -> None:
+    async def check(repo: Repo) -> None:
+        add = "UPDATE things SET name = CAST(CAST(name AS INTEGER) + 1 AS TEXT) WHERE id = ?"
+        await repo.batch([Statement(INSERT, (n, "0")) for n in range(8)])
+        await asyncio.gather(
+            *(repo.batch([Statement(add, (n,)) for n in range(8)]) for _ in range(20))
+        )
+        assert await _names(repo) == ["20"] * 8
+
+    with_repo(check)
+
+
+def test_a_closed_repo_refuses(with_repo: Callable[[Check], None]) -> None:
+    async def check(repo: Repo) -> None:
+        await repo.close()
+        await repo.close()
+        for attempt in (repo.execute(INSERT, 1, "x"), repo.all("SELECT 1"), repo.batch([])):
+            with pytest.raises(StorageError):
+                await attempt
+
+    with_repo(check)
+
+
+def test_a_read_does_not_wait_for_a_transaction(tmp_path: Path) -> None:
+    async def main() -> None:
+        repo = await SqliteRepo.open(tmp_path / "repo.db")
+        await repo.execute("CREATE TABLE things (id BIGINT PRIMARY KEY, name TEXT NOT NULL)")
+        inside, finish = asyncio.Event(), asyncio.Event()
+
+        async def slow() -> AsyncIterator[Statement]:
+            yield Statement(INSERT, (1, "one"))
+            inside.set()
+            await finish.wait()
+
+        writing = asyncio.create_task(repo.batch(slow()))
+        await inside.wait()
+        assert await _names(repo) == []
+        finish.set()
+        await writing
+        assert await _names(repo) == ["one"]
+        await repo.close()
+
+    asyncio.run(main())
+
+
+def test_a_cancelled_caller_leaves_no_transaction_open(tmp_path: Path) -> None:
+    async def main() -> None:
+        repo = await SqliteRepo.open(tmp_path / "repo.db")
+        await repo.execute("CREATE TABLE things (id BIGINT PRIMARY KEY, name TEXT NOT NULL)")
+        inside, finish = asyncio.Event(), asyncio.Event()
+
+        async def slow() -> AsyncIterator[Statement]:
+            yield Statement(INSERT, (1, "one"))
+            inside.set()
+            await finish.wait()
+            yield Statement(INSERT, (2, "two"))
+
+        caller = asyncio.create_task(repo.batch(slow()))
+        await inside.wait()
+        caller.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await caller
+        finish.set()
+        await repo.batch([Statement(INSERT, (3, "three"))])
+        assert await _names(repo) == ["one", "two", "three"]
+        await repo.close()
+
+    asyncio.run(main())
+
+
+def test_the_file_is_in_wal_mode_and_fully_synchronous(tmp_path: Path) -> None:
+    async def main() -> None:
+        repo = await SqliteRepo.open(tmp_path / "repo.db")
+        assert await repo.first("PRAGMA journal_mode") == {"journal_mode": "wal"}
+        assert await repo.first("PRAGMA synchronous") == {"synchronous": 2}
+        assert await repo.first("PRAGMA foreign_keys") == {"foreign_keys": 1}
+        await repo.close()
+
+    asyncio.run(main())
+
+
+def test_migrations_apply_once(with_repo: Callable[[Check], None]) -> None:
+    async def check(repo: Repo) -> None:
+        assert await pending(repo) == list(known())
+        assert await migrate(repo) == list(known())
+        assert await pending(repo) == []
+        assert await migrate(repo) == []
+
+    with_repo(check)
+
+
+def test_a_database_of_newer_code_is_refused(with_repo: Callable[[Check], None]) -> None:
+    async def check(repo: Repo) -> None:
+        await migrate(repo)
+        await repo.execute("INSERT INTO schema_migrations VALUES (?, ?)", "9999_later", 0.0)
+        with pytest.raises(StorageError, match="9999_later"):
+            await migrate(repo)
+
+    with_repo(check)
+
+
+def test_a_failing_migration_leaves_no_trace(with_repo: Callable[[Check], None]) -> None:
+    async def check(repo: Repo) -> None:
+        await repo.execute("CREATE TABLE memberships (org_id TEXT)")
+        with pytest.raises(StorageError):
+            await migrate(repo)
+        tables = await repo.all("SELECT name FROM sqlite_master WHERE type = ?", "table")
+        assert {row["name"] for row in tables} == {"things", "memberships", "schema_migrations"}
+
+    with_repo(check)
+
+
+def test_two_programs_may_migrate_at_once(tmp_path: Path) -> None:
+    async def main() -> None:
+        repos = [await SqliteRepo.open(tmp_path / "repo.db") for _ in range(3)]
+        applied = await asyncio.gather(*(migrate(repo) for repo in repos))
+        assert sorted(name for names in applied for name in names) == list(known())
+        for repo in repos:
+            await repo.close()
+
+    asyncio.run(main())
+
+
+def test_migrations_are_split_at_line_ends_and_hold_no_blob() -> None:
+    assert statements_of("-- a; b\nSELECT ';' ;\n\nSELECT 2;") == [
+        Statement("SELECT ';'"),
+        Statement("SELECT 2"),
+    ]
+    for sql in known().values():
+        with closing(sqlite3.connect(":memory:")) as connection:
+            for statement in statements_of(sql):
+                connection.execute(statement.sql)
+        assert "BLOB" not in sql.upper(), "PostgreSQL has no such type"
