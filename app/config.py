@@ -20,7 +20,6 @@ ignored). POSIX only: it needs `O_NOFOLLOW` and `dir_fd`.
 import errno
 import fcntl
 import os
-import secrets
 import stat
 import tomllib
 from collections.abc import Callable, Iterator, Mapping
@@ -226,7 +225,7 @@ class ConfigFile:
 
     def _replace(self, directory: int, document: dict[str, Any]) -> None:
         content = tomli_w.dumps(document).encode()
-        temporary = f".{self.path.name}.{secrets.token_hex(8)}"
+        temporary = f".{self.path.name}.{os.urandom(8).hex()}"
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
         descriptor = os.open(temporary, flags, FILE_MODE, dir_fd=directory)
         try:

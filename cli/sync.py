@@ -1,0 +1,401 @@
+"""`edgereplica sync`: push, pull and status of one local file."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ..events.errors import InvalidArgument, Unauthenticated
+from .client import open_client, read_token
+from .console import (
+    Interrupted,
+    counted,
+    emit,
+    emit_json,
+    human_bytes,
+    human_seconds,
+    note,
+    printable,
+)
+from .progress import ProgressBar
+from .root import JsonOption, ServerOption
+
+if TYPE_CHECKING:
+    from ..app.replica import PullResult, PushResult, Replica
+
+sync = typer.Typer(help="Move a local SQLite file to the server and back.", no_args_is_help=True)
+
+
+class Compress(StrEnum):
+    auto = "auto"
+    always = "always"
+    never = "never"
+
+
+FileOption = Annotated[
+    Path, typer.Option("--db", metavar="FILE", show_default=False, help="The local SQLite file.")
+]
+TokenOption = Annotated[
+    str | None,
+    typer.Option(
+        "--token",
+        metavar="T",
+        show_default=False,
+        help="A sync token. Other users can see it in process lists: prefer --token-file, "
+        "EDGEREPLICA_SYNC_TOKEN or --database.",
+    ),
+]
+TokenFileOption = Annotated[
+    str | None,
+    typer.Option(
+        "--token-file", metavar="FILE", show_default=False, help="Read the token here; - is stdin."
+    ),
+]
+DatabaseOption = Annotated[
+    str | None,
+    typer.Option(
+        "--database",
+        metavar="NAME-OR-ID",
+        show_default=False,
+        help="Without a token: mint one for this database with the cached session.",
+    ),
+]
+DryRunOption = Annotated[
+    bool, typer.Option("--dry-run", help="Say what would move; change nothing.")
+]
+RetriesOption = Annotated[
+    int, typer.Option("--retries", metavar="N", min=0, help="Attempts after a lost connection.")
+]
+BusyOption = Annotated[
+    float,
+    typer.Option(
+        "--busy-timeout", metavar="SECONDS", min=0, help="How long to wait for a locked file."
+    ),
+]
+CompressOption = Annotated[
+    Compress,
+    typer.Option("--compress", help="auto: when the link is slower than the compressor."),
+]
+ChecksumOption = Annotated[
+    bool, typer.Option("--checksum", help="Read the file even if it looks unchanged.")
+]
+RecordOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--record",
+        metavar="FILE",
+        show_default=False,
+        help="Record the session for `edgereplica fsm replay`.",
+    ),
+]
+
+
+@sync.command("push")
+def push(
+    ctx: typer.Context,
+    *,
+    db: FileOption,
+    token: TokenOption = None,
+    token_file: TokenFileOption = None,
+    database: DatabaseOption = None,
+    message: Annotated[
+        str, typer.Option("--message", metavar="TEXT", help="Kept with the version.")
+    ] = "",
+    force: Annotated[
+        bool, typer.Option("--force", help="Replace the head even if it is not the base.")
+    ] = False,
+    dry_run: DryRunOption = False,
+    checksum: ChecksumOption = False,
+    compress: CompressOption = Compress.auto,
+    retries: RetriesOption = 5,
+    busy_timeout: BusyOption = 5.0,
+    record: RecordOption = None,
+    server: ServerOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Push the file: it becomes the database's next version, whole or not at all.
+
+    Other processes may write to the file meanwhile. Only pages that the server does not hold
+    travel. Exit code 3: somebody else pushed since (see `sync status`).
+
+    \b
+    Examples:
+      edgereplica sync push --db app.db --database main
+      edgereplica sync push --db app.db --token-file push.token --message "nightly"
+      edgereplica sync push --db app.db --database main --dry-run
+    """
+    options: dict[str, Any] = {
+        "busy_timeout_seconds": busy_timeout,
+        "retries": retries,
+        "compress": compress.value,
+        "checksum": checksum,
+        "record": record,
+    }
+    with ProgressBar(quiet=as_json) as bar, _interruptible(bar, db, "push"):
+        credentials = _credentials(
+            ctx,
+            server=server,
+            token=token,
+            token_file=token_file,
+            database=database,
+            direction="push",
+        )
+        replica = _replica(db, credentials, bar, options)
+        result = replica.push(force=force, message=message, dry_run=dry_run)
+    _report(result, _pushed(result), as_json=as_json)
+
+
+@sync.command("pull")
+def pull(
+    ctx: typer.Context,
+    *,
+    db: FileOption,
+    token: TokenOption = None,
+    token_file: TokenFileOption = None,
+    database: DatabaseOption = None,
+    at: Annotated[
+        str | None,
+        typer.Option(
+            "--at",
+            metavar="VERSION|TIME",
+            show_default=False,
+            help="An older version: its number, or a time like 2026-11-22T10:00 or @1763806200.",
+        ),
+    ] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Overwrite changes never pushed, or another file.")
+    ] = False,
+    no_backup: Annotated[
+        bool, typer.Option("--no-backup", help="With --force: do not keep the old file.")
+    ] = False,
+    dry_run: DryRunOption = False,
+    checksum: ChecksumOption = False,
+    compress: CompressOption = Compress.auto,
+    retries: RetriesOption = 5,
+    busy_timeout: BusyOption = 5.0,
+    record: RecordOption = None,
+    server: ServerOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Pull the database's newest version into the file, whole or not at all.
+
+    Other processes may read the file meanwhile. Exit code 3: the file holds changes that were
+    never pushed, or has nothing to do with this database; --force overwrites it and keeps the
+    old file beside it.
+
+    \b
+    Examples:
+      edgereplica sync pull --db copy.db --database main
+      edgereplica sync pull --db copy.db --token-file pull.token
+      edgereplica sync pull --db old.db --database main --at 3
+    """
+    options: dict[str, Any] = {
+        "busy_timeout_seconds": busy_timeout,
+        "retries": retries,
+        "compress": compress.value,
+        "checksum": checksum,
+        "record": record,
+    }
+    moment = _moment(at)
+    with ProgressBar(quiet=as_json) as bar, _interruptible(bar, db, "pull"):
+        credentials = _credentials(
+            ctx,
+            server=server,
+            token=token,
+            token_file=token_file,
+            database=database,
+            direction="pull",
+        )
+        replica = _replica(db, credentials, bar, options)
+        result = replica.pull(force=force, backup=not no_backup, at=moment, dry_run=dry_run)
+    _report(result, _pulled(result), as_json=as_json)
+
+
+@sync.command("status")
+def status(
+    ctx: typer.Context,
+    *,
+    db: FileOption,
+    token: TokenOption = None,
+    token_file: TokenFileOption = None,
+    database: DatabaseOption = None,
+    checksum: ChecksumOption = False,
+    retries: RetriesOption = 5,
+    busy_timeout: BusyOption = 5.0,
+    server: ServerOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show base, head and local changes, and what push and pull would do.
+
+    \b
+    Examples:
+      edgereplica sync status --db app.db --database main
+      edgereplica sync status --db app.db --database main --json
+    """
+    options: dict[str, Any] = {
+        "busy_timeout_seconds": busy_timeout,
+        "retries": retries,
+        "checksum": checksum,
+    }
+    with ProgressBar(quiet=as_json) as bar, _interruptible(bar, db, "status"):
+        credentials = _credentials(
+            ctx,
+            server=server,
+            token=token,
+            token_file=token_file,
+            database=database,
+            direction="pull",
+        )
+        found = _replica(db, credentials, bar, options).status()
+    values = found.to_dict()
+    width = max(len(name) for name in values)
+    lines = [f"{name.replace('_', ' '):<{width}}  {_shown(v)}" for name, v in values.items()]
+    _report(found, lines, as_json=as_json)
+
+
+def _credentials(
+    ctx: typer.Context,
+    *,
+    server: str | None,
+    token: str | None,
+    token_file: str | None,
+    database: str | None,
+    direction: str,
+) -> tuple[str, str]:
+    """The normalized server and a sync token: the one given, or one minted for `database`."""
+    given = read_token(token, token_file)
+    if given is not None and database is not None:
+        # A token names its database itself; obeying one of the two silently could write to the
+        # wrong one.
+        raise InvalidArgument(
+            "there is a sync token and --database too",
+            hint="leave --database out, or the token (is EDGEREPLICA_SYNC_TOKEN set?)",
+        )
+    client = open_client(ctx, server)
+    if given is not None:
+        return client.server, given
+    if database is None:
+        raise Unauthenticated(
+            f"no sync token to {direction} with",
+            hint="give --database NAME-OR-ID after `edgereplica login`, or a token by "
+            "--token-file or EDGEREPLICA_SYNC_TOKEN",
+        )
+    from .databases import mint
+
+    return client.server, mint(client.admin(), database, direction).token
+
+
+def _replica(
+    path: Path, credentials: tuple[str, str], bar: ProgressBar, options: dict[str, Any]
+) -> "Replica":
+    from ..app.replica import Replica
+
+    server, token = credentials
+    return Replica(path, server=server, token=token, progress=bar, **options)
+
+
+@contextmanager
+def _interruptible(bar: ProgressBar, path: Path, command: str) -> Iterator[None]:
+    """Ctrl-C in words that are true at that moment."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        again = f"`edgereplica sync status --db {path}` tells which"
+        if command == "push" and bar.phase == "committing":
+            words = f"the server has the whole new version or none of it; {again}"
+        elif command == "pull" and bar.phase == "applying":
+            words = f"{path} is wholly the old version or wholly the new one; {again}"
+        else:
+            words = f"nothing was changed, neither {path} nor the server's head"
+            if command == "push":
+                words += "; pages already sent are not sent again"
+        raise Interrupted(f"interrupted: {words}") from None
+
+
+def _moment(text: str | None) -> int | float | None:
+    """`--at` as `Replica.pull` takes it: a version (int) or Unix seconds (float)."""
+    if text is None:
+        return None
+    try:
+        if text.isdecimal():
+            return int(text)
+        if text.startswith("@"):
+            return float(text[1:])
+        return datetime.fromisoformat(text).astimezone().timestamp()
+    except (ValueError, OverflowError):
+        raise InvalidArgument(
+            f"--at {text!r} is neither a version nor a time",
+            hint="write a version like 3, a time like 2026-11-22T10:00, or @UNIX_SECONDS",
+        ) from None
+
+
+def _report(result: Any, lines: list[str], *, as_json: bool) -> None:
+    if as_json:
+        emit_json(result.to_dict())
+        return
+    for line in lines:
+        emit(printable(line))
+
+
+def _pushed(result: "PushResult") -> list[str]:
+    if result.outcome == "unchanged":
+        return [f"unchanged: version {result.version} is what the server has"]
+    pages = counted(result.page_count, "page")
+    if result.outcome == "dry_run":
+        lines = [
+            f"would push {result.pages_changed:,} of {pages}, "
+            f"{human_bytes(result.pages_changed * result.page_size)}; nothing was changed"
+        ]
+        if result.would_conflict:
+            lines.append(
+                f"it would be refused: the head is version {result.head_before}, "
+                "and the file is based on another one"
+            )
+        return lines
+    line = (
+        f"pushed version {result.version}: {result.pages_sent:,} of {pages} sent, "
+        f"{_traffic(result)}"
+    )
+    lines = [line]
+    if result.pages_resumed:
+        lines.append(
+            f"{counted(result.pages_resumed, 'page')} lay on the server from an interrupted push"
+        )
+    return lines
+
+
+def _pulled(result: "PullResult") -> list[str]:
+    if result.outcome == "unchanged":
+        return [f"unchanged: the file is version {result.version}"]
+    pages = counted(result.page_count, "page")
+    if result.outcome == "dry_run":
+        return [
+            f"would pull version {result.version}: {result.pages_received:,} of {pages}; "
+            "nothing was changed"
+        ]
+    lines = [
+        f"pulled version {result.version}: {result.pages_received:,} of {pages} received, "
+        f"{_traffic(result)}"
+    ]
+    if result.backup_path:
+        note(f"the old file is kept as {result.backup_path}")
+    return lines
+
+
+def _traffic(result: "PushResult | PullResult") -> str:
+    return (
+        f"{human_bytes(result.bytes_sent)} up, {human_bytes(result.bytes_received)} down, "
+        f"{human_seconds(result.seconds)}"
+    )
+
+
+def _shown(value: Any) -> str:
+    if value is None:
+        return "none"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:,}" if isinstance(value, int) else str(value)
