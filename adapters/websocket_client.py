@@ -1,0 +1,173 @@
+"""A client's WebSocket (picows), as a transport.
+
+picows calls back for each frame; whole messages go into a bounded queue, and while it is full the
+socket is not read. `send` waits while the socket's write buffer is over its mark. What the other
+end said last, its close code included, is part of the error that `receive` raises at the end.
+"""
+
+import asyncio
+import json
+from typing import Any
+
+import picows
+
+from ..events.errors import (
+    EdgeReplicaError,
+    FrameUndecodable,
+    NetworkError,
+    TextFrameReceived,
+    error_from_wire,
+)
+from ..events.limits import (
+    CONNECT_SECONDS_MAX,
+    FRAME_BYTES_MAX,
+    PING_IDLE_SECONDS,
+    PING_REPLY_SECONDS_MAX,
+)
+from .frame_queue import FrameQueue
+from .ports import Buffer
+
+
+class WebSocketTransport(picows.WSListener):  # type: ignore[misc]
+    """One connection; made by `connect`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._inbox = FrameQueue()
+        self._writable = asyncio.Event()
+        self._writable.set()
+        self._ws: picows.WSTransport | None = None
+        self._partial: list[bytes] = []
+        self._reading_paused = False
+        self._gone = asyncio.Event()
+        self.bytes_sent = 0
+        self.bytes_received = 0
+        self.blocked_seconds = 0.0
+
+    # picows' callbacks
+
+    def on_ws_connected(self, transport: picows.WSTransport) -> None:
+        self._ws = transport
+
+    def on_ws_frame(self, transport: picows.WSTransport, frame: picows.WSFrame) -> None:
+        kind = frame.msg_type
+        if kind == picows.WSMsgType.CLOSE:
+            code, reason = frame.get_close_code(), frame.get_close_message() or ""
+            self._inbox.end(NetworkError(f"the server closed the connection ({code} {reason})"))
+            transport.send_close(code or picows.WSCloseCode.OK)
+            transport.disconnect()
+            return
+        if kind == picows.WSMsgType.TEXT:
+            self._inbox.end(TextFrameReceived("the server sent a text frame"))
+            return
+        if kind not in (picows.WSMsgType.BINARY, picows.WSMsgType.CONTINUATION):
+            return
+        payload = frame.get_payload_as_bytes()
+        self.bytes_received += len(payload)
+        if not frame.fin or self._partial:
+            self._partial.append(payload)
+            if sum(map(len, self._partial)) > FRAME_BYTES_MAX:
+                self._inbox.end(FrameUndecodable("a fragmented message over the frame limit"))
+                transport.disconnect()
+                return
+            if not frame.fin:
+                return
+            payload = b"".join(self._partial)
+            self._partial = []
+        self._inbox.put(payload)
+        if self._inbox.full and not self._reading_paused:
+            self._reading_paused = True
+            transport.underlying_transport.pause_reading()
+
+    def on_ws_disconnected(self, transport: picows.WSTransport) -> None:
+        self._inbox.end(NetworkError("the connection to the server was lost"))
+        self._gone.set()
+        self._writable.set()
+
+    def pause_writing(self) -> None:
+        self._writable.clear()
+
+    def resume_writing(self) -> None:
+        self._writable.set()
+
+    # The Transport port
+
+    async def send(self, frame: Buffer) -> None:
+        if not self._writable.is_set():
+            loop = asyncio.get_running_loop()
+            since = loop.time()
+            await self._writable.wait()
+            self.blocked_seconds += loop.time() - since
+        if self._gone.is_set() or self._ws is None:
+            raise self._inbox.lost or NetworkError("the connection to the server was lost")
+        self._ws.send(picows.WSMsgType.BINARY, frame)
+        self.bytes_sent += len(frame)
+
+    async def receive(self) -> bytes:
+        frame = await self._inbox.receive()
+        self._resume_reading()
+        return frame
+
+    def receive_nowait(self) -> bytes | None:
+        frame = self._inbox.receive_nowait()
+        self._resume_reading()
+        return frame
+
+    def push_back(self, frame: bytes) -> None:
+        self._inbox.push_back(frame)
+
+    def _resume_reading(self) -> None:
+        if self._reading_paused and not self._inbox.full and not self._gone.is_set():
+            self._reading_paused = False
+            assert self._ws is not None
+            self._ws.underlying_transport.resume_reading()
+
+    async def close(self, code: int, reason: str) -> None:
+        if self._gone.is_set() or self._ws is None:
+            return
+        self._ws.send_close(code, reason.encode())
+        self._ws.disconnect()
+
+
+async def connect(url: str, token: str) -> WebSocketTransport:
+    """Open `url` (ws:// or wss://) with `token` as the bearer.
+
+    Raises `NetworkError` if nobody answers or what answers is no EdgeReplica server, and the
+    server's own refusal (`Unauthenticated`, `LimitExceeded`, …) if it gives one.
+    """
+    try:
+        async with asyncio.timeout(CONNECT_SECONDS_MAX):
+            _, listener = await picows.ws_connect(
+                WebSocketTransport,
+                url,
+                extra_headers={"Authorization": f"Bearer {token}"},
+                max_frame_size=FRAME_BYTES_MAX + 1024,
+                enable_auto_ping=True,
+                auto_ping_idle_timeout=PING_IDLE_SECONDS,
+                auto_ping_reply_timeout=PING_REPLY_SECONDS_MAX,
+                websocket_handshake_timeout=CONNECT_SECONDS_MAX,
+                max_redirects=0,
+                read_buffer_init_size=256 * 1024,
+            )
+    except picows.WSHandshakeError as error:
+        raise _refusal(url, error) from error
+    except (TimeoutError, OSError, picows.WSError) as error:
+        raise NetworkError(
+            f"cannot reach {url}: {str(error) or 'timed out'}",
+            hint="check the server's address (--server) and that it is running",
+        ) from error
+    assert isinstance(listener, WebSocketTransport)
+    return listener
+
+
+def _refusal(url: str, error: picows.WSHandshakeError) -> EdgeReplicaError:
+    """The server's answer to the handshake: a Connect-style JSON error, or something else."""
+    status = int(error.response.status) if error.response is not None else 0
+    try:
+        body: Any = json.loads(error.raw_body or b"")
+        return error_from_wire(str(body["code"]), str(body["message"]))
+    except (ValueError, KeyError, TypeError):
+        return NetworkError(
+            f"{url} refused the connection (HTTP {status or 'error'}): "
+            "is this an EdgeReplica server?"
+        )

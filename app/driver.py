@@ -1,0 +1,156 @@
+"""The only loop: events into a machine, effects out of it, results back in as events.
+
+One driver serves both ends and both wire versions. It knows the transport's two effects (`Send`,
+`Close`); every other effect is a call of the *end* it was given. It decides nothing: an error from
+an end, from a refused event or from the wire becomes a `Failed` event, a lost connection
+`PeerLost`, and the machine says what follows.
+"""
+
+from collections import deque
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, Protocol
+
+from ..adapters.ports import Transport
+from ..events.errors import EdgeReplicaError, NetworkError, ProtocolError
+from ..events.limits import COALESCED_FRAMES_MAX
+from ..events.messages import Message
+from ..events.session import Event, Failed, MessageReceived, PeerLost
+from ..events.wire import V1, V2, WireCodec, frame_version
+from ..events.wire_v1 import WireV1, coalesce
+from ..events.wire_v2 import WireV2
+from ..fsm.effects import Close, Effect, Send
+from ..fsm.machine import Machine
+
+CODECS: Mapping[int, WireCodec] = {V1: WireV1(), V2: WireV2()}
+
+Handler = Callable[[Any], Awaitable[Event | None]]
+
+
+class End(Protocol):
+    """One end's hands: what performs the effects of its machine, keyed by effect type."""
+
+    @property
+    def handlers(self) -> Mapping[type, Handler]: ...
+
+
+class Recorder(Protocol):
+    """Writes down what a machine consumed and answered (`app.replay`)."""
+
+    def record(self, event: Event, effects: tuple[Effect, ...]) -> None: ...
+
+
+class Driver:
+    """Run one session: `await Driver(machine, end, transport).run(first_event)`.
+
+    `codec` is fixed on a client; on a server it is None and the first frame's version byte chooses.
+    After `run`, `failure` holds the first error of this side, if there was one.
+    """
+
+    def __init__(
+        self,
+        machine: Machine,
+        end: End,
+        transport: Transport,
+        *,
+        codec: WireCodec | None = None,
+        recorder: Recorder | None = None,
+    ) -> None:
+        self.machine = machine
+        self.failure: EdgeReplicaError | None = None
+        self._handlers = end.handlers
+        self._transport = transport
+        self._codec = codec
+        self._recorder = recorder
+
+    @property
+    def wire_version(self) -> int | None:
+        return None if self._codec is None else self._codec.version
+
+    async def run(self, first: Event | None = None) -> None:
+        if first is not None:
+            await self.feed(first)
+        while not self.machine.finished:
+            try:
+                messages = await self._receive()
+            except NetworkError as error:
+                await self.feed(PeerLost(error.message))
+                continue
+            except EdgeReplicaError as error:
+                await self._fail(error)
+                continue
+            for message in messages:
+                if self.machine.finished:
+                    break
+                await self.feed(MessageReceived(message))
+
+    async def feed(self, event: Event) -> None:
+        """Give the machine `event` and everything that follows from it."""
+        queue: deque[Event] = deque([event])
+        while queue:
+            try:
+                for effect in self._handle(queue.popleft()):
+                    result = await self._perform(effect)
+                    if result is not None:
+                        queue.append(result)
+            except NetworkError as error:
+                queue.clear()
+                if not self.machine.finished:
+                    queue.append(PeerLost(error.message))
+            except EdgeReplicaError as error:
+                self._note(error)
+                queue.clear()
+                if not self.machine.finished:
+                    queue.append(Failed.from_error(error))
+            except Exception:
+                # A defect of ours: the peer hears "internal", the caller gets the real exception.
+                if not self.machine.finished:
+                    await self.feed(Failed.from_error(EdgeReplicaError("internal error")))
+                raise
+
+    async def _fail(self, error: EdgeReplicaError) -> None:
+        self._note(error)
+        await self.feed(Failed.from_error(error))
+
+    def _note(self, error: EdgeReplicaError) -> None:
+        if self.failure is None:
+            self.failure = error
+
+    def _handle(self, event: Event) -> tuple[Effect, ...]:
+        effects = self.machine.handle(event)
+        if self._recorder is not None:
+            self._recorder.record(event, effects)
+        return effects
+
+    async def _perform(self, effect: Effect) -> Event | None:
+        if isinstance(effect, Send):
+            codec = self._codec or CODECS[V1]
+            for frame in codec.encode(effect.message):
+                await self._transport.send(frame)
+            return None
+        if isinstance(effect, Close):
+            await self._transport.close(effect.code, effect.reason)
+            return None
+        return await self._handlers[type(effect)](effect)
+
+    async def _receive(self) -> list[Message]:
+        """The next message, and in v1 all that have already arrived behind it, as batches.
+
+        A frame that cannot be decoded is refused after the good ones before it were handled.
+        """
+        frame: bytes | None = await self._transport.receive()
+        if self._codec is None:
+            assert frame is not None
+            self._codec = CODECS[frame_version(frame)]
+        messages: list[Message] = []
+        while frame is not None:
+            try:
+                messages.append(self._codec.decode(frame))
+            except ProtocolError:
+                if not messages:
+                    raise
+                self._transport.push_back(frame)
+                break
+            if self._codec.version != V1 or len(messages) == COALESCED_FRAMES_MAX:
+                break
+            frame = self._transport.receive_nowait()
+        return coalesce(messages)
