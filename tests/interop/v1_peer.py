@@ -14,6 +14,7 @@ import msgpack
 from blake3 import blake3
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
+from websockets.protocol import State
 
 PAGE_SIZE = 4096
 PATIENCE_SECONDS = 20
@@ -128,10 +129,15 @@ class Session:
 @asynccontextmanager
 async def session(url: str, token: str | None) -> AsyncIterator[Session]:
     headers = {} if token is None else {"Authorization": f"Bearer {token}"}
-    async with connect(
+    connection = await connect(
         url, additional_headers=headers, compression=None, max_size=None, proxy=None
-    ) as connection:
+    )
+    try:
         yield Session(connection)
+    finally:
+        # A connection that was cut, by either side, has no closing handshake left to make.
+        if connection.state is State.OPEN:
+            await connection.close()
 
 
 @dataclass
