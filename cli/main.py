@@ -6,7 +6,6 @@ and an unchanged push must start in milliseconds.
 
 import os
 import sys
-from importlib.metadata import version as installed_version
 from types import TracebackType
 from typing import Annotated, Any
 
@@ -34,6 +33,8 @@ app = typer.Typer(
 
 def _print_version(wanted: bool) -> None:
     if wanted:
+        from importlib.metadata import version as installed_version
+
         emit(f"edgereplica {installed_version('edgereplica')}")
         raise typer.Exit
 
