@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test lint types check-generated generate bench clean
+.PHONY: demo test test-js lint types check-generated generate bench bench-hash clean
 
 $(STAMP): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -18,12 +18,29 @@ demo: $(STAMP)
 test: lint types check-generated
 	$(BIN)/python -m pytest -n 2 -q
 
+# The official JavaScript clients; needs Node 20 or newer and npm.
+test-js: $(STAMP)
+	npm --prefix tests/interop/js install --no-audit --no-fund
+	cd tests/interop/js && PATH="$(abspath $(BIN)):$$PATH" npm run generate
+	cd tests/interop/js && PATH="$(abspath $(BIN)):$$PATH" npm test
+
 lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
 types: $(STAMP)
 	$(BIN)/mypy
+
+# Sizes in MiB, repeats of every run, and PUBLISH=1 to copy the results to docs/bench.
+SIZES ?= 1,64,1024
+REPEATS ?= 3
+bench: $(STAMP)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev,bench]'
+	$(BIN)/python -m bench.sync --sizes $(SIZES) --repeats $(REPEATS) $(if $(PUBLISH),--publish)
+
+bench-hash: $(STAMP)
+	npm --prefix bench/hash install --no-audit --no-fund
+	$(BIN)/python -m bench.hash
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
