@@ -49,7 +49,20 @@ PAGES_PER_DATABASE_MAX: Final = 64 * 1024 * 1024
 # Storage
 SEGMENT_BYTES_MAX: Final = 16 * 1024 * 1024
 SEGMENT_UPLOADS_IN_FLIGHT_MAX: Final = 2
+SEGMENT_FOOTER_READ_BYTES: Final = 256 * 1024
+"""How much of a segment's end is read at once: the whole footer of 4,096 pages and more."""
+SEGMENT_FOOTERS_IN_FLIGHT_MAX: Final = 8
+SEGMENT_READ_BYTES_MAX: Final = 4 * 1024 * 1024
+SEGMENT_READ_GAP_BYTES_MAX: Final = 64 * 1024
+"""Unwanted bytes between two blocks that are cheaper to read than another request."""
+SEGMENT_READS_IN_FLIGHT_MAX: Final = 4
+PAGE_ORDER_WINDOW_BYTES: Final = 16 * 1024 * 1024
+"""What is held in memory to hand out pages in page order."""
+SEGMENTS_RESUMED_MAX: Final = 4096
+"""Staged segments whose pages a resumed push may count on."""
 MAP_DELTAS_PER_SNAPSHOT_MAX: Final = 32
+MAP_READS_IN_FLIGHT_MAX: Final = 8
+MAP_CACHE_BYTES_MAX: Final = 32 * 1024 * 1024
 
 # Accounts
 EMAIL_CHARS_MAX: Final = 254
@@ -72,3 +85,9 @@ TOKEN_FILE_BYTES_MAX: Final = 64 * 1024
 ADMIN_ANSWER_BYTES_MAX: Final = 16 * 1024 * 1024
 ADMIN_TIMEOUT_SECONDS: Final = 30.0
 PROGRESS_INTERVAL_SECONDS: Final = 0.1
+
+# Tokens
+TOKEN_CHARS_MAX: Final = 4096
+TOKEN_CAVEATS_MAX: Final = 32
+KEY_BYTES: Final = 32
+NONCE_BYTES: Final = 16
