@@ -23,6 +23,8 @@ _HINTS = {
     "permission_denied": "a token allows one direction of one database; "
     "`edgereplica db token ID --direction push|pull` mints the right one",
     "not_found": "`edgereplica db list` shows what is there",
+    "already_exists": "choose another name; `edgereplica login EMAIL` if the account is yours",
+    "limit_exceeded": "wait a while, or ask the server's operator to raise the limit",
     "conflict": "see what differs with `edgereplica sync status --db FILE`; pull the head into "
     "another file and merge, or replace it whole with --force",
     "unpushed_changes": "push them first, or give them up with --force "

@@ -79,7 +79,8 @@ def _report_usage(error: typer.TyperException, *, as_json: bool) -> int:
         return error.exit_code
     context = getattr(error, "ctx", None)
     command = context.command_path if context else "edgereplica"
-    usage = InvalidArgument(message.rstrip("."), hint=f"`{command} --help` shows the usage")
+    words = " ".join(message.split()).rstrip(".")
+    usage = InvalidArgument(words, hint=f"`{command} --help` shows the usage")
     return report(usage, as_json=as_json)
 
 

@@ -85,18 +85,25 @@ def test_private_whatever_the_umask(tmp_path: Path, mask: int) -> None:
 def test_the_token_never_lies_in_a_file_open_to_others(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Looks at the temporary file at the moment it becomes the real one.
+    # Looks at the temporary file when it is new (a descriptor opened then would read on), and at
+    # the moment it becomes the real one.
     seen: list[int] = []
-    rename = os.rename
+    rename, fchmod = os.rename, os.fchmod
+
+    def watched_fchmod(descriptor: int, wanted: int) -> None:
+        if stat.S_ISREG(os.fstat(descriptor).st_mode):
+            seen.append(stat.S_IMODE(os.fstat(descriptor).st_mode))
+        fchmod(descriptor, wanted)
 
     def watched(source: str, target: str, *, src_dir_fd: int, dst_dir_fd: int) -> None:
         seen.append(stat.S_IMODE(os.stat(source, dir_fd=src_dir_fd).st_mode))
         rename(source, target, src_dir_fd=src_dir_fd, dst_dir_fd=dst_dir_fd)
 
     monkeypatch.setattr(os, "rename", watched)
+    monkeypatch.setattr(os, "fchmod", watched_fchmod)
     with umask(0):
         located(tmp_path).save_session(SERVER, ADA)
-    assert seen == [0o600]
+    assert seen == [0o600, 0o600]
 
 
 def test_a_file_open_to_others_is_tightened_with_a_word(tmp_path: Path) -> None:
