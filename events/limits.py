@@ -17,8 +17,16 @@ DIGEST_BYTES: Final = 32
 # Wire
 FRAME_BYTES_MAX: Final = 16 * 1024 * 1024
 BATCH_DECODED_BYTES_MAX: Final = 1024 * 1024
+AUTO_COMPRESSED_BYTES: Final = 8 * 1024 * 1024
+"""What `--compress auto` compresses before it has measured the link."""
 HASH_WINDOW_PAGES: Final = 4096
-"""Page hashes announced in one v2 `page_hashes` frame (128 KiB of digests)."""
+"""Page hashes announced in one v2 `page_hashes` frame, at most."""
+HASH_WINDOW_BYTES: Final = 4 * 1024 * 1024
+"""Page content that one announced window stands for, at most."""
+DRILL_DOWN_PAGES: Final = (4096, 512, 64, 8)
+"""Pages a range in each round of a drill-down; below the last, pages are announced."""
+SPOOL_BYTES_IN_MEMORY_MAX: Final = 32 * 1024 * 1024
+"""Changed pages held in memory, so that the file's read transaction can end early."""
 ANNOUNCED_WINDOWS_MAX: Final = 8
 """Windows a v2 client announces ahead of the server's answers."""
 PAGES_PER_FRAME_MAX: Final = 65_536
