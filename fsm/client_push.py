@@ -211,13 +211,17 @@ class ClientPush(Machine):
 
     def announce_first(self, e: HelloReply) -> None:
         self.reply = e
-        self.emit(HashWindow())
+        self.hash_next()
+
+    def hash_next(self) -> None:
+        assert self.reply is not None
+        self.emit(HashWindow(relative_to_base=self.reply.base_known))
 
     def announce(self, e: WindowHashed) -> None:
         self.unanswered += 1
         self.emit(Send(PageHashes(e.windows)))
         if self.wire_version == 1 or self.unanswered < ANNOUNCED_WINDOWS_MAX:
-            self.emit(HashWindow())
+            self.hash_next()
 
     def announce_last(self, e: WindowHashed) -> None:
         if e.windows:
@@ -262,7 +266,7 @@ class ClientPush(Machine):
     def answer_request_and_announce(self, e: RequestPages) -> None:
         self.answer_request(e)
         if self.wire_version > 1:
-            self.emit(HashWindow())
+            self.hash_next()
 
     def load(self, e: RequestPages | RangesDiffer) -> None:
         assert self.plan is not None

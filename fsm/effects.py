@@ -96,7 +96,9 @@ class HashContent:
 
 @dataclass(frozen=True, slots=True)
 class HashWindow:
-    """→ WindowHashed: the next pages to announce."""
+    """→ WindowHashed: the next pages to announce, of those changed since the base or of all."""
+
+    relative_to_base: bool = False
 
 
 @dataclass(frozen=True, slots=True)
