@@ -66,6 +66,10 @@ class Root(TyperGroup):
         except Interrupted as interruption:
             note(str(interruption))
             code = EXIT_INTERRUPTED
+        except SystemExit as stop:  # Typer's own answer to a closed pipe while it prints help
+            if not isinstance(stop.__context__, BrokenPipeError):
+                raise
+            code = EXIT_OUTPUT_CLOSED
         except (OutputClosed, BrokenPipeError):
             code = EXIT_OUTPUT_CLOSED
             _discard_output()
