@@ -32,7 +32,7 @@ ANNOUNCED_WINDOWS_MAX: Final = 8
 PAGES_PER_FRAME_MAX: Final = 65_536
 """Pages that one frame of either version may name."""
 RUNS_PER_FRAME_MAX: Final = 65_536
-RANGES_PER_FRAME_MAX: Final = 4096
+RANGES_PER_FRAME_MAX: Final = 65_536
 RANGE_PAGES_MAX: Final = 65_536
 """Pages one announced range may span (drill-down in v2, `page_hash_batch` in v1)."""
 INBOUND_BYTES_MAX: Final = 4 * 1024 * 1024
@@ -99,3 +99,19 @@ TOKEN_CHARS_MAX: Final = 4096
 TOKEN_CAVEATS_MAX: Final = 32
 KEY_BYTES: Final = 32
 NONCE_BYTES: Final = 16
+
+# Server edge
+PASSWORD_THREADS_MAX: Final = 2
+PASSWORD_QUEUE_MAX: Final = 64
+"""Passwords that may wait for those threads; each check takes tens of milliseconds."""
+RPC_MESSAGE_BYTES_MAX: Final = 64 * 1024
+REQUEST_ID_CHARS_MAX: Final = 64
+READY_SECONDS_MAX: Final = 5.0
+READY_CACHE_SECONDS: Final = 1.0
+SHUTDOWN_GRACE_SECONDS: Final = 10.0
+KEEP_ALIVE_SECONDS: Final = 30
+LISTEN_BACKLOG_MAX: Final = 1024
+LOG_VALUE_CHARS_MAX: Final = 16_384
+"""A longer text in a log line is cut."""
+SECRET_CHARS_MIN: Final = 6
+"""Shorter texts are not looked for in log lines: no password and no token is that short."""

@@ -164,13 +164,10 @@ class ContentHashed:
 
 @dataclass(frozen=True, slots=True)
 class DrilledDown:
-    """The next round of a drill-down: ranges to compare and pages to announce; the last round
-    has no ranges."""
+    """The next round of a drill-down. No ranges: it is over, and the windows that follow are of
+    the pages whose ranges differed."""
 
     ranges: HashRanges
-    windows: Windows
-    page_count: int = 0
-    root: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,7 +35,6 @@ from ..events.session import (
 from .effects import (
     ApplyVersion,
     Close,
-    CountPages,
     DrillDown,
     HashWindow,
     PrepareReplica,
@@ -77,8 +76,8 @@ class ClientPull(Machine):
     )
     drilled_down = (
         drilling.to(drilling, internal=True, cond="has_ranges", on="announce_ranges")
-        | drilling.to(measured, cond="is_dry_run", on="count_and_close")
-        | drilling.to(receiving, on="announce_leaves")
+        | drilling.to(measured, cond="is_dry_run", on="close_measured")
+        | drilling.to(announcing, on="announce_first")
     )
     ranges_differ = drilling.to(drilling, internal=True, on="drill_deeper")
     page_data = announcing.to(announcing, internal=True, on="store") | receiving.to(
@@ -193,20 +192,12 @@ class ClientPull(Machine):
 
     def announce_ranges(self, e: DrilledDown) -> None:
         self.emit(Send(RangeHashes(e.ranges)))
-        if e.windows:
-            self.emit(Send(PageHashes(e.windows)))
 
     def drill_deeper(self, e: RangesDiffer) -> None:
         self.emit(DrillDown(e.runs))
 
-    def announce_leaves(self, e: DrilledDown) -> None:
-        if e.windows:
-            self.emit(Send(PageHashes(e.windows)))
-        self.finish()
-
-    def count_and_close(self, e: DrilledDown) -> None:
-        runs = tuple((first, first + len(digests) // 32 - 1) for first, digests in e.windows)
-        self.emit(CountPages(runs), Close(1000, "dry run"))
+    def close_measured(self) -> None:
+        self.emit(Close(1000, "dry run"))
 
     def store(self, e: PageData) -> None:
         assert self.reply is not None

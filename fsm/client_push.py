@@ -74,11 +74,9 @@ class ClientPush(Machine):
         | examining.to(drilling, cond="is_forced", on="drill_first")
         | examining.to(refused, on="refuse_conflict")
     )
-    drilled_down = (
-        drilling.to(drilling, internal=True, cond="has_ranges", on="announce_ranges")
-        | drilling.to(measured, cond="is_measured_empty", on="close_measured")
-        | drilling.to(finishing, on="announce_leaves")
-    )
+    drilled_down = drilling.to(
+        drilling, internal=True, cond="has_ranges", on="announce_ranges"
+    ) | drilling.to(announcing, on="hash_next")
     ranges_differ = (
         drilling.to(drilling, internal=True, on="drill_deeper")
         | announcing.to(announcing, internal=True, on="answer_mismatch")
@@ -160,11 +158,10 @@ class ClientPush(Machine):
     def is_measured(self, e: RequestPages) -> bool:
         return self.plan is not None and self.plan.dry_run and self.unanswered <= 1
 
-    def is_measured_empty(self, e: WindowHashed | DrilledDown) -> bool:
+    def is_measured_empty(self, e: WindowHashed) -> bool:
         """A dry run with nothing left to announce and nothing left to hear."""
         assert self.plan is not None
-        last = e.last if isinstance(e, WindowHashed) else True
-        return self.plan.dry_run and last and not e.windows and not self.unanswered
+        return self.plan.dry_run and e.last and not e.windows and not self.unanswered
 
     # Actions
 
@@ -227,15 +224,12 @@ class ClientPush(Machine):
         if e.windows:
             self.unanswered += 1
             self.emit(Send(PageHashes(e.windows)))
-        self.finish(e.page_count, e.root)
-
-    def finish(self, page_count: int, root: bytes) -> None:
         assert self.plan is not None
         if self.plan.dry_run:
             return
         self.emit(
             CheckSource(),
-            Send(Complete(page_count, root, self.plan.force, self.plan.message)),
+            Send(Complete(e.page_count, e.root, self.plan.force, self.plan.message)),
         )
 
     def drill_first(self, e: ContentHashed) -> None:
@@ -243,18 +237,9 @@ class ClientPush(Machine):
 
     def announce_ranges(self, e: DrilledDown) -> None:
         self.emit(Send(RangeHashes(e.ranges)))
-        if e.windows:
-            self.unanswered += 1
-            self.emit(Send(PageHashes(e.windows)))
 
     def drill_deeper(self, e: RangesDiffer) -> None:
         self.emit(DrillDown(e.runs))
-
-    def announce_leaves(self, e: DrilledDown) -> None:
-        if e.windows:
-            self.unanswered += 1
-            self.emit(Send(PageHashes(e.windows)))
-        self.finish(e.page_count, e.root)
 
     def answer_mismatch(self, e: RangesDiffer) -> None:
         self.load(e)
@@ -280,7 +265,7 @@ class ClientPush(Machine):
         self.answer_request(e)
         self.emit(Close(1000, "dry run"))
 
-    def close_measured(self, e: WindowHashed | DrilledDown) -> None:
+    def close_measured(self, e: WindowHashed) -> None:
         self.emit(Close(1000, "dry run"))
 
     def send_pages(self, e: PagesLoaded) -> None:
