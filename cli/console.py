@@ -9,6 +9,7 @@ import json
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from typing import Any, TextIO
 
 from ..events.errors import EdgeReplicaError
@@ -141,3 +142,11 @@ def human_seconds(seconds: float) -> str:
 
 def counted(count: int, noun: str) -> str:
     return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
+
+
+def local_time(unix: float) -> str:
+    """`unix` seconds in the reader's time zone."""
+    try:
+        return datetime.fromtimestamp(unix, UTC).astimezone().strftime("%Y-%m-%d %H:%M:%S %Z")
+    except (OverflowError, OSError, ValueError):
+        return f"@{unix:g}"

@@ -1,7 +1,6 @@
 """`edgereplica db`: the databases of the organization, and the tokens that open one of them."""
 
 import sys
-from datetime import UTC, datetime
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated
 
@@ -9,7 +8,7 @@ import typer
 
 from ..events.errors import NotFound
 from .client import open_client
-from .console import emit, emit_json, is_terminal, note, printable, table
+from .console import emit, emit_json, is_terminal, local_time, note, printable, table
 from .root import JsonOption, ServerOption
 
 if TYPE_CHECKING:
@@ -63,7 +62,7 @@ def list_(ctx: typer.Context, server: ServerOption = None, as_json: JsonOption =
     if as_json:
         emit_json([database.to_dict() for database in databases])
         return
-    rows = [(printable(d.id), printable(d.name), _local_time(d.created_at_unix)) for d in databases]
+    rows = [(printable(d.id), printable(d.name), local_time(d.created_at_unix)) for d in databases]
     if not is_terminal(sys.stdout):
         for identity, name, _ in rows:
             emit(f"{identity}  {name}")
@@ -129,7 +128,7 @@ def token(
         emit_json(minted.to_dict())
         return
     emit(minted.token)
-    note(f"{direction.value} token, valid until {_local_time(minted.exp_unix)}")
+    note(f"{direction.value} token, valid until {local_time(minted.exp_unix)}")
 
 
 def mint(
@@ -141,10 +140,3 @@ def mint(
     except NotFound:
         found = admin.find_database(name_or_id)
     return admin.issue_sync_token(found.id, direction, ttl_seconds)
-
-
-def _local_time(unix: int) -> str:
-    try:
-        return datetime.fromtimestamp(unix, UTC).astimezone().strftime("%Y-%m-%d %H:%M:%S %Z")
-    except (OverflowError, OSError, ValueError):
-        return f"@{unix}"

@@ -18,6 +18,7 @@ from .console import (
     emit_json,
     human_bytes,
     human_seconds,
+    local_time,
     note,
     printable,
 )
@@ -25,7 +26,7 @@ from .progress import ProgressBar
 from .root import JsonOption, ServerOption
 
 if TYPE_CHECKING:
-    from ..app.replica import PullResult, PushResult, Replica
+    from ..app.replica import PullResult, PushResult, Replica, ReplicaStatus
 
 sync = typer.Typer(help="Move a local SQLite file to the server and back.", no_args_is_help=True)
 
@@ -251,10 +252,7 @@ def status(
             direction="pull",
         )
         found = _replica(db, credentials, bar, options).status()
-    values = found.to_dict()
-    width = max(len(name) for name in values)
-    lines = [f"{name.replace('_', ' '):<{width}}  {_shown(v)}" for name, v in values.items()]
-    _report(found, lines, as_json=as_json)
+    _report(found, _standing(found), as_json=as_json)
 
 
 def _credentials(
@@ -305,7 +303,7 @@ def _interruptible(bar: ProgressBar, path: Path, command: str) -> Iterator[None]
         yield
     except KeyboardInterrupt:
         again = f"`edgereplica sync status --db {path}` tells which"
-        if command == "push" and bar.phase == "committing":
+        if command == "push" and bar.all_sent:
             words = f"the server has the whole new version or none of it; {again}"
         elif command == "pull" and bar.phase == "applying":
             words = f"{path} is wholly the old version or wholly the new one; {again}"
@@ -342,48 +340,77 @@ def _report(result: Any, lines: list[str], *, as_json: bool) -> None:
 
 
 def _pushed(result: "PushResult") -> list[str]:
-    if result.outcome == "unchanged":
-        return [f"unchanged: version {result.version} is what the server has"]
     pages = counted(result.page_count, "page")
+    if result.outcome == "unchanged":
+        return [f"unchanged: {_version(result.version)} is what the server has ({pages})"]
     if result.outcome == "dry_run":
-        lines = [
-            f"would push {result.pages_changed:,} of {pages}, "
-            f"{human_bytes(result.pages_changed * result.page_size)}; nothing was changed"
-        ]
+        size = human_bytes(result.pages_changed * result.page_size)
+        lines = [f"would push {result.pages_changed:,} of {pages}, {size}; nothing was changed"]
         if result.would_conflict:
             lines.append(
-                f"it would be refused: the head is version {result.head_before}, "
-                "and the file is based on another one"
+                f"it would be refused: the head is {_version(result.head_before)}, "
+                "which the file is not based on"
             )
         return lines
-    line = (
-        f"pushed version {result.version}: {result.pages_sent:,} of {pages} sent, "
-        f"{_traffic(result)}"
-    )
-    lines = [line]
+    sent = f"{result.pages_sent:,} of {pages} sent"
+    lines = [f"pushed {_version(result.version)}: {sent}, {_traffic(result)}"]
     if result.pages_resumed:
-        lines.append(
-            f"{counted(result.pages_resumed, 'page')} lay on the server from an interrupted push"
-        )
+        held = counted(result.pages_resumed, "page")
+        lines.append(f"{held} lay on the server already and were not sent again")
     return lines
 
 
 def _pulled(result: "PullResult") -> list[str]:
-    if result.outcome == "unchanged":
-        return [f"unchanged: the file is version {result.version}"]
     pages = counted(result.page_count, "page")
+    if result.outcome == "unchanged":
+        return [f"unchanged: the file is {_version(result.version)} ({pages})"]
+    received = f"{result.pages_received:,} of {pages}"
     if result.outcome == "dry_run":
-        return [
-            f"would pull version {result.version}: {result.pages_received:,} of {pages}; "
-            "nothing was changed"
-        ]
-    lines = [
-        f"pulled version {result.version}: {result.pages_received:,} of {pages} received, "
-        f"{_traffic(result)}"
-    ]
+        lines = [f"would pull {_version(result.version)}: {received}; nothing was changed"]
+        if result.would_refuse:
+            lines.append(f"it would be refused: {result.would_refuse.replace('_', ' ')}")
+        return lines
     if result.backup_path:
         note(f"the old file is kept as {result.backup_path}")
-    return lines
+    return [f"pulled {_version(result.version)}: {received} received, {_traffic(result)}"]
+
+
+def _standing(status: "ReplicaStatus") -> list[str]:
+    size = f"{counted(status.page_count, 'page')} of {status.page_size:,} bytes"
+    head = _version(status.head)
+    if status.head and status.head_author:
+        head += f" by {status.head_author}"
+    if status.head and status.head_committed_at is not None:
+        head += f", {local_time(status.head_committed_at)}"
+    changed = status.pages_changed_locally
+    return [
+        f"file      {status.path}, {size if status.exists else 'not there yet'}",
+        f"database  {status.database or 'unknown'}",
+        f"server    {status.server or 'unknown'}",
+        f"base      {_version(status.base)}",
+        f"head      {head}",
+        "changed   " + ("unknown" if changed is None else f"{counted(changed, 'page')} locally"),
+        f"push      {_PUSH_WORDS[status.push]}",
+        f"pull      {_PULL_WORDS[status.pull]}",
+    ]
+
+
+_PUSH_WORDS = {
+    "nothing": "nothing to do",
+    "push": "would make a new version",
+    "conflict": "would be refused: the head is not the file's base",
+    "unknown": "unknown",
+}
+_PULL_WORDS = {
+    "nothing": "nothing to do",
+    "pull": "would bring the head",
+    "refused": "would be refused: the file holds changes never pushed, or another history",
+    "unknown": "unknown",
+}
+
+
+def _version(version: int | None) -> str:
+    return f"version {version}" if version else "no version"
 
 
 def _traffic(result: "PushResult | PullResult") -> str:
@@ -391,11 +418,3 @@ def _traffic(result: "PushResult | PullResult") -> str:
         f"{human_bytes(result.bytes_sent)} up, {human_bytes(result.bytes_received)} down, "
         f"{human_seconds(result.seconds)}"
     )
-
-
-def _shown(value: Any) -> str:
-    if value is None:
-        return "none"
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    return f"{value:,}" if isinstance(value, int) else str(value)

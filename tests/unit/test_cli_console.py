@@ -4,8 +4,8 @@ import io
 import sys
 
 import pytest
-from tests.unit.test_cli_sync import Step
 
+from edgereplica.app.results import Progress
 from edgereplica.cli.console import (
     human_bytes,
     human_seconds,
@@ -70,9 +70,9 @@ def test_the_bar_draws_on_a_terminal_and_erases_itself(monkeypatch: pytest.Monke
     clock = iter([10.0, 10.05, 12.0])
     monkeypatch.setattr("time.monotonic", lambda: next(clock))
     with ProgressBar() as bar:
-        bar(Step("sending", 0, 1000))
-        bar(Step("sending", 100, 1000))  # too soon after the first: not drawn
-        bar(Step("sending", 500, 1000, bytes_sent=2_048_000))
+        bar(Progress("sending", 0, 1000))
+        bar(Progress("sending", 100, 1000))  # too soon after the first: not drawn
+        bar(Progress("sending", 500, 1000, bytes_sent=2_048_000))
     drawings = terminal.getvalue().split("\r\x1b[K")
     assert drawings[1] == "sending     [........................]   0%  0/1,000 pages"
     assert drawings[2] == (
@@ -88,7 +88,7 @@ def test_the_bar_never_wraps(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setenv("COLUMNS", "20")
     with ProgressBar() as bar:
-        bar(Step("sending", 1, 3))
+        bar(Progress("sending", 1, 3))
     assert all(len(drawn) < 20 for drawn in terminal.getvalue().split("\r\x1b[K"))
 
 
@@ -97,8 +97,8 @@ def test_no_bar_on_a_dumb_terminal_nor_in_json(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(sys, "stderr", terminal)
     monkeypatch.setenv("TERM", "xterm")
     with ProgressBar(quiet=True) as bar:
-        bar(Step("sending", 1, 3))
+        bar(Progress("sending", 1, 3))
     monkeypatch.setenv("TERM", "dumb")
     with ProgressBar() as bar:
-        bar(Step("sending", 1, 3))
+        bar(Progress("sending", 1, 3))
     assert terminal.getvalue() == ""

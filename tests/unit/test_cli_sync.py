@@ -3,7 +3,7 @@
 import json
 import sys
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any, ClassVar
@@ -12,44 +12,50 @@ import pytest
 from tests.fake_admin_server import FakeAdmin, fake_admin
 from typer.testing import CliRunner, Result
 
+from edgereplica.app.results import Progress, PullResult, PushResult, ReplicaStatus
 from edgereplica.cli.main import app
 from edgereplica.events.errors import Conflict, NetworkError, UnpushedChanges
 
-
-@dataclass(frozen=True)
-class Moved:
-    """Stands for PushResult and PullResult."""
-
-    version: int = 3
-    root: str = "ab" * 32
-    head_before: int = 2
-    page_size: int = 4096
-    page_count: int = 25_600
-    pages_changed: int = 12
-    pages_sent: int = 12
-    pages_resumed: int = 0
-    pages_received: int = 12
-    bytes_sent: int = 36_000
-    bytes_received: int = 512
-    seconds: float = 0.12
-    outcome: str = "pushed"
-    would_conflict: bool = False
-    backup_path: str | None = None
-
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
-
-
-@dataclass(frozen=True)
-class Step:
-    """Stands for Progress."""
-
-    phase: str
-    pages_done: int = 0
-    pages_total: int = 0
-    bytes_sent: int = 0
-    bytes_received: int = 0
-    note: str = ""
+PUSHED = PushResult(
+    outcome="pushed",
+    version=3,
+    root="ab" * 32,
+    head_before=2,
+    page_size=4096,
+    page_count=25_600,
+    pages_changed=12,
+    pages_sent=12,
+    pages_resumed=0,
+    bytes_sent=36_000,
+    bytes_received=512,
+    seconds=0.12,
+)
+PULLED = PullResult(
+    outcome="pulled",
+    version=3,
+    root="ab" * 32,
+    page_size=4096,
+    page_count=25_600,
+    pages_received=12,
+    bytes_sent=512,
+    bytes_received=36_000,
+    seconds=0.12,
+)
+STATUS = ReplicaStatus(
+    path="a.db",
+    exists=True,
+    database="db-0001",
+    server="http://127.0.0.1:8787",
+    base=2,
+    head=3,
+    head_author="bob@example.org",
+    head_committed_at=1_700_000_000.0,
+    page_size=4096,
+    page_count=25_600,
+    pages_changed_locally=12,
+    push="conflict",
+    pull="refused",
+)
 
 
 @dataclass
@@ -59,30 +65,30 @@ class FakeReplica:
     path: Path
     options: dict[str, Any]
     made: ClassVar[list["FakeReplica"]] = []
-    outcome: ClassVar[Moved | BaseException] = Moved()
-    steps: ClassVar[list[Step]] = []
+    outcome: ClassVar[PushResult | PullResult | BaseException | None] = None
+    steps: ClassVar[list[Progress]] = []
     calls: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
 
     def __init__(self, path: Path, **options: Any) -> None:
         self.path, self.options, self.calls = path, options, []
         FakeReplica.made.append(self)
 
-    def _run(self, name: str, options: dict[str, Any]) -> Moved:
+    def _run(self, name: str, options: dict[str, Any], default: Any) -> Any:
         self.calls.append((name, options))
         for step in FakeReplica.steps:
             self.options["progress"](step)
         if isinstance(FakeReplica.outcome, BaseException):
             raise FakeReplica.outcome
-        return FakeReplica.outcome
+        return FakeReplica.outcome or default
 
-    def push(self, **options: Any) -> Moved:
-        return self._run("push", options)
+    def push(self, **options: Any) -> PushResult:
+        return self._run("push", options, PUSHED)
 
-    def pull(self, **options: Any) -> Moved:
-        return self._run("pull", options)
+    def pull(self, **options: Any) -> PullResult:
+        return self._run("pull", options, PULLED)
 
-    def status(self) -> Moved:
-        return self._run("status", {})
+    def status(self) -> ReplicaStatus:
+        return self._run("status", {}, STATUS)
 
 
 @pytest.fixture(autouse=True)
@@ -91,7 +97,7 @@ def replica(monkeypatch: pytest.MonkeyPatch) -> type[FakeReplica]:
     module.__dict__["Replica"] = FakeReplica
     monkeypatch.setitem(sys.modules, "edgereplica.app.replica", module)
     monkeypatch.setattr(FakeReplica, "made", [])
-    monkeypatch.setattr(FakeReplica, "outcome", Moved())
+    monkeypatch.setattr(FakeReplica, "outcome", None)
     monkeypatch.setattr(FakeReplica, "steps", [])
     return FakeReplica
 
@@ -269,22 +275,44 @@ def test_a_token_file_that_is_not_there(environment: dict[str, str], tmp_path: P
 @pytest.mark.parametrize(
     ("command", "result", "said"),
     [
-        ("push", Moved(outcome="unchanged"), "unchanged: version 3 is what the server has\n"),
         (
             "push",
-            Moved(outcome="dry_run"),
-            "would push 12 of 25,600 pages, 48.0 KiB; nothing was changed\n",
-        ),
-        ("pull", Moved(outcome="unchanged"), "unchanged: the file is version 3\n"),
-        (
-            "pull",
-            Moved(outcome="pulled"),
-            "pulled version 3: 12 of 25,600 pages received, 35.2 KiB up, 512 B down, 0.12 s\n",
+            replace(PUSHED, outcome="unchanged"),
+            ["unchanged: version 3 is what the server has (25,600 pages)"],
         ),
         (
+            "push",
+            replace(PUSHED, outcome="dry_run", would_conflict=True),
+            [
+                "would push 12 of 25,600 pages, 48.0 KiB; nothing was changed",
+                "it would be refused: the head is version 2, which the file is not based on",
+            ],
+        ),
+        (
+            "push",
+            replace(PUSHED, pages_resumed=7),
+            [
+                "pushed version 3: 12 of 25,600 pages sent, 35.2 KiB up, 512 B down, 0.12 s",
+                "7 pages lay on the server already and were not sent again",
+            ],
+        ),
+        (
             "pull",
-            Moved(outcome="dry_run"),
-            "would pull version 3: 12 of 25,600 pages; nothing was changed\n",
+            replace(PULLED, outcome="unchanged"),
+            ["unchanged: the file is version 3 (25,600 pages)"],
+        ),
+        (
+            "pull",
+            PULLED,
+            ["pulled version 3: 12 of 25,600 pages received, 512 B up, 35.2 KiB down, 0.12 s"],
+        ),
+        (
+            "pull",
+            replace(PULLED, outcome="dry_run", would_refuse="unpushed_changes"),
+            [
+                "would pull version 3: 12 of 25,600 pages; nothing was changed",
+                "it would be refused: unpushed changes",
+            ],
         ),
     ],
 )
@@ -292,26 +320,18 @@ def test_what_is_printed(
     environment: dict[str, str],
     monkeypatch: pytest.MonkeyPatch,
     command: str,
-    result: Moved,
-    said: str,
+    result: PushResult | PullResult,
+    said: list[str],
 ) -> None:
     monkeypatch.setattr(FakeReplica, "outcome", result)
     printed = run(environment, command, "--db", "a.db", "--token", "t")
-    assert printed.stdout == said
+    assert printed.stdout.splitlines() == said
     as_json = run(environment, command, "--db", "a.db", "--token", "t", "--json")
     assert json.loads(as_json.stdout) == result.to_dict()
 
 
-def test_what_an_interrupted_push_saved_is_said(
-    environment: dict[str, str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(FakeReplica, "outcome", Moved(pages_resumed=7))
-    said = run(environment, "push", "--db", "a.db", "--token", "t").stdout
-    assert "7 pages lay on the server" in said
-
-
 def test_a_kept_file_is_named(environment: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(FakeReplica, "outcome", Moved(outcome="pulled", backup_path="a.db.old"))
+    monkeypatch.setattr(FakeReplica, "outcome", replace(PULLED, backup_path="a.db.old"))
     result = run(environment, "pull", "--db", "a.db", "--token", "t", "--force")
     assert "a.db.old" in result.stderr
 
@@ -343,24 +363,25 @@ def test_errors_of_the_api_keep_their_code(
 
 
 @pytest.mark.parametrize(
-    ("command", "phase", "words"),
+    ("command", "step", "words"),
     [
-        ("push", "reading", "nothing was changed, neither a.db nor the server's head"),
-        ("push", "sending", "pages already sent are not sent again"),
-        ("push", "committing", "the whole new version or none of it"),
-        ("pull", "receiving", "nothing was changed, neither a.db nor the server's head"),
-        ("pull", "applying", "wholly the old version or wholly the new one"),
+        ("push", Progress("reading"), "nothing was changed, neither a.db nor the server's head"),
+        ("push", Progress("sending", 1, 2), "pages already sent are not sent again"),
+        ("push", Progress("sending", 2, 2), "the whole new version or none of it"),
+        ("push", Progress("committing"), "the whole new version or none of it"),
+        ("pull", Progress("receiving"), "nothing was changed, neither a.db nor the server's head"),
+        ("pull", Progress("applying"), "wholly the old version or wholly the new one"),
     ],
 )
 def test_ctrl_c_in_words_that_are_true(
     environment: dict[str, str],
     monkeypatch: pytest.MonkeyPatch,
     command: str,
-    phase: str,
+    step: Progress,
     words: str,
 ) -> None:
     monkeypatch.setattr(FakeReplica, "outcome", KeyboardInterrupt())
-    monkeypatch.setattr(FakeReplica, "steps", [Step(phase)])
+    monkeypatch.setattr(FakeReplica, "steps", [step])
     result = run(environment, command, "--db", "a.db", "--token", "t")
     assert result.exit_code == 130
     assert result.stderr.startswith("interrupted: ")
@@ -371,17 +392,26 @@ def test_without_a_terminal_only_retries_are_seen(
     environment: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     steps = [
-        Step("sending", 1, 10),
-        Step("retrying", note="lost; again in 1 s"),
-        Step("sending", 9, 10),
+        Progress("sending", 1, 10),
+        Progress("retrying", note="lost; again in 1 s"),
+        Progress("sending", 9, 10),
     ]
     monkeypatch.setattr(FakeReplica, "steps", steps)
     result = run(environment, "push", "--db", "a.db", "--token", "t")
     assert result.stderr == "lost; again in 1 s\n"
 
 
-def test_status_prints_every_field(environment: dict[str, str]) -> None:
+def test_status_is_read_by_people_and_programs(environment: dict[str, str]) -> None:
     result = run(environment, "status", "--db", "a.db", "--token", "t")
     assert result.exit_code == 0
-    assert "pages changed   12\n" in result.stdout
-    assert "would conflict  no\n" in result.stdout
+    lines = result.stdout.splitlines()
+    assert lines[0] == "file      a.db, 25,600 pages of 4,096 bytes"
+    assert lines[3] == "base      version 2"
+    assert lines[4].startswith("head      version 3 by bob@example.org, 2023-11-1")
+    assert lines[5:] == [
+        "changed   12 pages locally",
+        "push      would be refused: the head is not the file's base",
+        "pull      would be refused: the file holds changes never pushed, or another history",
+    ]
+    as_json = run(environment, "status", "--db", "a.db", "--token", "t", "--json")
+    assert json.loads(as_json.stdout) == STATUS.to_dict()
