@@ -115,6 +115,18 @@ class DatabaseHistory:
             return committed
         raise ConcurrentAppend(f"the log of database {history.database_id} does not stand still")
 
+    async def delete(self, history: History, deleted_by: str) -> None:
+        """Append `DatabaseDeleted`, whatever is committed meanwhile; `NotFound` if it was gone."""
+        event = DatabaseDeleted(database_id=history.database_id, deleted_by=deleted_by)
+        for _ in range(APPEND_ATTEMPTS_MAX):
+            try:
+                await self._log.append([(event.stream, history.seq, [event])])
+            except ConcurrentAppend:
+                history = await self.open(history.database_id, history.org_id)
+                continue
+            return
+        raise ConcurrentAppend(f"the log of database {history.database_id} does not stand still")
+
     async def _read(self, database_id: str) -> History:
         known = self._cache.get(database_id, History(database_id))
         recorded = await self._log.read(database_stream(database_id), known.seq)

@@ -79,6 +79,8 @@ class VerifiedClaims:
     direction: Direction | None = None
     max_bytes: int | None = None
     max_version: int | None = None
+    narrowed: bool = False
+    """Whether a holder appended anything to what was minted."""
 
 
 class TokenVerifier(Protocol):
@@ -125,12 +127,16 @@ class Keyring:
         now: float,
         ttl_seconds: int,
         nonce: bytes,
+        max_bytes: int | None = None,
+        max_version: int | None = None,
     ) -> tuple[str, int]:
         """A token for one direction of one database and when it expires (Unix seconds)."""
         claims = self._claims("sync", identity, now, nonce)
         claims.database_id = database_id
         claims.direction = _DIRECTIONS[direction]
-        return self._mint("sync", claims, ttl_seconds)
+        bounds = {"max_bytes": max_bytes, "max_version": max_version}
+        more = tuple(f"{key}={value}" for key, value in bounds.items() if value is not None)
+        return self._mint("sync", claims, ttl_seconds, more)
 
     def verify_session(self, untrusted_token: str, now: float) -> VerifiedClaims:
         return self._verify(untrusted_token, now, ("session",))
@@ -163,11 +169,15 @@ class Keyring:
         )
 
     def _mint(
-        self, purpose: Purpose, claims: token_pb.TokenClaims, ttl_seconds: int
+        self,
+        purpose: Purpose,
+        claims: token_pb.TokenClaims,
+        ttl_seconds: int,
+        caveats: tuple[str, ...] = (),
     ) -> tuple[str, int]:
         exp = claims.issued_at_unix + ttl_seconds
         key = self._keys[0].of_purpose[purpose]
-        return macaroon.mint(key, claims.to_binary(), (f"exp={exp}",)), exp
+        return macaroon.mint(key, claims.to_binary(), (f"exp={exp}", *caveats)), exp
 
     def _verify(
         self, untrusted_token: str, now: float, purposes: tuple[Purpose, ...]
@@ -208,6 +218,7 @@ def _narrowed(
         direction=limits.direction,
         max_bytes=limits.max_bytes,
         max_version=limits.max_version,
+        narrowed=len(caveats) > 1,
     )
 
 
