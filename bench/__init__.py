@@ -1,0 +1,1 @@
+"""Benchmarks, run from the repository; not part of the installed package."""

@@ -1,0 +1,1 @@
+"""The sync benchmark: `python -m bench.sync`; see `__main__`."""
