@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +20,7 @@ _HERE = Path(__file__).parent
 _CHUNK_BYTES = 256 * 1024
 _TICKS = os.sysconf("SC_CLK_TCK")
 _POLL_SECONDS = 0.005
+_SETTLE_SECONDS_MAX = 5
 
 
 @dataclass
@@ -47,8 +49,9 @@ def run(
     """Run `command` beside the process `server`, whose CPU and memory count too."""
     report = scratch / "run.json"
     os.sync()  # so that no run pays for the writes of another
-    before = cpu_seconds(server) if server else 0.0
+    before, lasting = 0.0, set[int]()
     if server:
+        before, lasting = cpu_seconds(server), set(descendants(server))
         reset_peak(server)
     with (scratch / "run.log").open("w+b") as log:
         process = subprocess.Popen(
@@ -67,6 +70,10 @@ def run(
         raise CommandFailed(f"{' '.join(command)} ended with {measured['status']}: {said[-2000:]}")
     result = Measured(measured["wall_seconds"], measured["cpu_seconds"], peaks)
     if server:
+        # What it started for this command is accounted to it once it has been waited for.
+        deadline = time.monotonic() + _SETTLE_SECONDS_MAX
+        while set(descendants(server)) - lasting and time.monotonic() < deadline:
+            os.sched_yield()
         result.cpu_seconds += cpu_seconds(server) - before
         result.server_bytes = max(server_peak, peak_bytes(server))
     return result
@@ -122,6 +129,8 @@ def watch_peaks(runner: subprocess.Popen[bytes], server: int | None) -> tuple[li
     while True:
         for pid in descendants(runner.pid):
             name, peak = _command(pid), peak_bytes(pid)
+            if not name:
+                continue  # it has just ended, and its last peak stands
             was_name, was_peak = clients.get(pid, (name, 0))
             # After exec a process is another program, with a peak of its own.
             clients[pid] = (name, max(peak, was_peak) if name == was_name else peak)

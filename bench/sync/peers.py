@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from .databases import Origin, verify_equal
-from .measure import CountingProxy, Measured, descendants, run
+from .measure import CountingProxy, Measured, run
 
 _BIN = Path(sys.executable).parent
 _PIPE_COUNTER = Path(__file__).parent / "pipe_counter.py"
@@ -137,8 +137,6 @@ class Rsync(Peer):
         command: list[str | Path] = ["rsync", "--times", "--modify-window=-1"]
         command += ["--inplace", "--no-whole-file", "--block-size=4096", self.origin.path, target]
         measured = self._run(command, server=self._daemon.pid)
-        while descendants(self._daemon.pid):
-            os.sched_yield()
         if self._proxy:
             measured.wire_bytes = self._proxy.take()
         return measured
