@@ -93,6 +93,9 @@ TOKEN_FILE_BYTES_MAX: Final = 64 * 1024
 ADMIN_ANSWER_BYTES_MAX: Final = 16 * 1024 * 1024
 ADMIN_TIMEOUT_SECONDS: Final = 30.0
 PROGRESS_INTERVAL_SECONDS: Final = 0.1
+SERVER_START_SECONDS_MAX: Final = 30.0
+"""How long the demo waits for its server to listen, and to stop."""
+SERVER_STOP_SECONDS_MAX: Final = 20.0
 
 # Tokens
 TOKEN_CHARS_MAX: Final = 4096
