@@ -80,6 +80,7 @@ def draw(results: Results, folder: Path) -> None:
     mpl.use("Agg")
     mpl.rcParams["svg.hashsalt"] = "edgereplica"
     from matplotlib import pyplot
+    from matplotlib.ticker import NullFormatter
 
     size = max(results.sizes)
     cells = results.sizes[size]
@@ -100,6 +101,7 @@ def draw(results: Results, folder: Path) -> None:
             bars = axis.barh(places, [v for _, v in held], height, color=_COLORS[peer], label=peer)
             axis.bar_label(bars, [f"{v:.3g}" for _, v in held], fontsize=6, padding=2)
         axis.set_xscale("log")
+        axis.xaxis.set_minor_formatter(NullFormatter())
         axis.margins(x=0.12)
         axis.set_title(f"{title} (less is better)", fontsize=10)
         axis.grid(axis="x", alpha=0.3)
@@ -107,10 +109,11 @@ def draw(results: Results, folder: Path) -> None:
         axis.spines[["top", "right"]].set_visible(False)
     axes[0].set_yticks(range(len(rows)), rows)
     axes[0].invert_yaxis()
-    axes[0].legend(fontsize=8, loc="lower right")
     said = results.machine
     figure.suptitle(f"A database of {size} MiB, {said['cores']} cores, {said['date']}", fontsize=11)
-    figure.tight_layout()
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, ncols=len(peers), fontsize=9, loc="lower center", frameon=False)
+    figure.tight_layout(rect=(0, 0.04, 1, 1))
     figure.savefig(folder / "sync.png", dpi=130)
     figure.savefig(folder / "sync.svg", metadata={"Date": None})
     pyplot.close(figure)

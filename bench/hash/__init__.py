@@ -1,0 +1,1 @@
+"""The page-hash benchmark: `python -m bench.hash`; see `__main__`."""
