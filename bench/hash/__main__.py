@@ -9,6 +9,7 @@ import json
 import shutil
 import statistics
 import subprocess
+import textwrap
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -63,32 +64,39 @@ def readme(speeds: Speeds, said: dict[str, object]) -> str:
     def times(where: dict[str, float], other: str) -> str:
         return f"{where['BLAKE3'] / where[other]:.2f}"
 
+    here, there = speeds.host, speeds.wasm
+    why = f"""The hash of a page stands for the page: the server does not ask for a page whose hash
+it already holds, pages are shared between versions by their hashes, and a version is known by its
+root, the hash of its page hashes. So it must be a cryptographic hash: whoever could make two pages
+with one XXH3 could have one of them served in the place of the other. Among the cryptographic ones
+BLAKE3 runs here at {here["BLAKE3"]:,.0f} MB/s on the host, {times(here, "SHA-256")} times SHA-256,
+{times(here, "BLAKE2b")} times BLAKE2b and {times(here, "BLAKE2s")} times BLAKE2s, with the vector
+units every processor has. SHA-256 owes its speed to dedicated instructions, which WebAssembly
+cannot reach: there BLAKE3 does {there["BLAKE3"]:,.0f} MB/s, {times(there, "SHA-256")} times
+SHA-256, {times(there, "BLAKE2b")} times BLAKE2b and {times(there, "BLAKE2s")} times BLAKE2s. It is
+one algorithm for every place and digest length, needs no parameters agreed between the ends, and is
+what protocol v1 already sends. XXH3 is used where nobody is to be convinced: the client finds pages
+that may have changed with it before it hashes those with BLAKE3."""
+    conditions = f"""Pages of 4 KiB, one call a page, one thread, 32-byte digests (XXH3: 16 bytes,
+not cryptographic, the bound). {said["date"]}, {said["processor"]}, {said["cores"]} cores, Python
+{said["python"]}, Node {speeds.node} with `hash-wasm`. `make bench-hash` measures again and writes
+this page."""
     return f"""# Page hashes
 
 {table(speeds)}
 
-Pages of 4 KiB, one call a page, one thread, 32-byte digests (XXH3: 16 bytes, not cryptographic, the
-bound). {said["date"]}, {said["processor"]}, {said["cores"]} cores, Python {said["python"]}, Node
-{speeds.node} with `hash-wasm`. `make bench-hash` measures again and writes this page.
+{_wrapped(conditions)}
 
 ![throughput](hash.svg)
 
 ## Why BLAKE3 is the page hash
 
-The hash of a page stands for the page: the server does not ask for a page whose hash it already
-holds, pages are shared between versions by their hashes, and a version is known by its root, the
-hash of its page hashes. So it must be a cryptographic hash: whoever could make two pages with one
-XXH3 could have one of them served in the place of the other. Among the cryptographic ones BLAKE3
-runs here at {speeds.host["BLAKE3"]:,.0f} MB/s on the host, {times(speeds.host, "SHA-256")} times
-SHA-256, {times(speeds.host, "BLAKE2b")} times BLAKE2b and {times(speeds.host, "BLAKE2s")} times
-BLAKE2s, and it needs only the vector units every processor has, while SHA-256 depends on dedicated
-instructions: in WebAssembly, which has neither, BLAKE3 keeps {speeds.wasm["BLAKE3"]:,.0f} MB/s,
-{times(speeds.wasm, "SHA-256")} times SHA-256, {times(speeds.wasm, "BLAKE2b")} times BLAKE2b and
-{times(speeds.wasm, "BLAKE2s")} times BLAKE2s. It is one algorithm for every place and digest length, needs no
-parameters agreed between the ends, and is what protocol v1 already sends. XXH3 is used where
-nobody is to be convinced: the client finds pages that may have changed with it before it hashes
-those with BLAKE3.
+{_wrapped(why)}
 """
+
+
+def _wrapped(paragraph: str) -> str:
+    return textwrap.fill(" ".join(paragraph.split()), 100)
 
 
 def draw(speeds: Speeds, folder: Path) -> None:
