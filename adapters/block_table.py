@@ -45,17 +45,19 @@ class BlockTable:
         """Bytes of memory, roughly: an id is a string of 32 characters."""
         return self.rows.nbytes + 96 * len(self.segments)
 
-    def joined(self, other: "BlockTable") -> tuple["BlockTable", int]:
-        """Both tables in one, and by how much the other's row numbers (but 0) have moved."""
+    def joined(self, *others: "BlockTable") -> tuple["BlockTable", tuple[int, ...]]:
+        """All tables in one, and by how much each other's row numbers (but 0) have moved."""
         index = {segment: n for n, segment in enumerate(self.segments)}
-        moved = np.array(
-            [index.setdefault(segment, len(index)) for segment in other.segments], dtype=np.uint32
-        )
-        added = other.rows[1:].copy()
-        if len(added):
-            added["segment"] = moved[added["segment"]]
-        rows = np.concatenate([self.rows, added])
-        return BlockTable(rows, tuple(index)), len(self.rows) - 1
+        rows, moved, count = [self.rows], list[int](), len(self.rows)
+        for other in others:
+            names = [index.setdefault(segment, len(index)) for segment in other.segments]
+            added = other.rows[1:].copy()
+            if len(added):
+                added["segment"] = np.array(names, dtype=np.uint32)[added["segment"]]
+            rows.append(added)
+            moved.append(count - 1)
+            count += len(added)
+        return BlockTable(np.concatenate(rows), tuple(index)), tuple(moved)
 
     def kept(self, used: U32) -> tuple["BlockTable", U32]:
         """Only the rows that `used` (row numbers, with repeats) names, each place in a segment

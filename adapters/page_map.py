@@ -9,12 +9,12 @@ the making does not hold yet. A `PageMap` never changes; versions are made of ea
 from dataclasses import dataclass, field
 
 import numpy as np
-from blake3 import blake3
 
 from ..events.errors import InvalidArgument
 from ..events.limits import DIGEST_BYTES
-from ..events.pages import Run, Runs, lock_byte_page
+from ..events.pages import Runs, lock_byte_page
 from .block_table import BlockTable, moved_rows
+from .hashing import root_of
 from .page_arrays import U16, U32, Bytes2D, rows_differ, runs_of_pages
 
 
@@ -86,22 +86,27 @@ class PageMap:
 
     def root(self) -> bytes:
         """The range hash over all pages (design §4)."""
-        return blake3(np.ascontiguousarray(self.digests).data).digest()
+        return root_of(self.digests.reshape(-1).data)
 
     def range_hash(self, first: int, last: int) -> bytes:
         """BLAKE3 over the digests of pages `first`..`last`, which must be within the map."""
         if not 1 <= first <= last <= self.page_count:
             raise InvalidArgument(f"range {first}..{last} is outside 1..{self.page_count}")
-        return blake3(self.digests[first - 1 : last].data).digest()
+        return root_of(self.digests[first - 1 : last].reshape(-1).data)
 
     def changed_pages(self, other: "PageMap") -> U32:
-        """The pages of this map whose digest is another in `other`, or which it does not have."""
+        """The pages of this map whose digest is another in `other`, or which it does not have.
+
+        Never the lock-byte page, which has no content to send.
+        """
         common = 0
         if self.page_size == other.page_size:
             common = min(self.page_count, other.page_count)
         differ = np.flatnonzero(rows_differ(self.digests[:common], other.digests[:common]))
         beyond = np.arange(common + 1, self.page_count + 1, dtype=np.uint32)
-        return np.concatenate([(differ + 1).astype(np.uint32), beyond])
+        changed: U32 = np.concatenate([(differ + 1).astype(np.uint32), beyond])
+        content: U32 = changed[changed != self.lock_page]
+        return content
 
     def diff(self, other: "PageMap") -> Runs:
         """`changed_pages` as runs."""
@@ -122,21 +127,28 @@ class PageMap:
             columns[2][:keep] = self.slot
         return PageMap(self.page_size, *columns, self.table, self.lineage)
 
-    def overlay(self, delta: MapDelta) -> "PageMap":
-        """The next version: this one resized, with the delta's entries over it."""
-        if delta.page_size != self.page_size:
-            raise InvalidArgument("a delta cannot change the page size")
-        table, moved = self.table.joined(delta.table)
-        digests = np.zeros((delta.page_count, DIGEST_BYTES), dtype=np.uint8)
-        block = np.zeros(delta.page_count, dtype=np.uint32)
-        slot = np.zeros(delta.page_count, dtype=np.uint16)
-        keep = min(delta.page_count, self.page_count)
-        digests[:keep], block[:keep] = self.digests[:keep], self.block[:keep]
-        slot[:keep] = self.slot[:keep]
-        at = delta.pages.astype(np.int64) - 1
-        digests[at], block[at] = delta.digests, moved_rows(delta.block, moved)
-        slot[at] = delta.slot
-        lineage = self.lineage.after_delta(len(delta.pages))
+    def overlay(self, *deltas: MapDelta) -> "PageMap":
+        """The map after `deltas`, one version each: resized, with their entries over it."""
+        if not deltas:
+            return self
+        table, moves = self.table.joined(*(delta.table for delta in deltas))
+        room = max(self.page_count, *(delta.page_count for delta in deltas))
+        digests = np.zeros((room, DIGEST_BYTES), dtype=np.uint8)
+        block = np.zeros(room, dtype=np.uint32)
+        slot = np.zeros(room, dtype=np.uint16)
+        end, lineage = self.page_count, self.lineage
+        digests[:end], block[:end], slot[:end] = self.digests, self.block, self.slot
+        for delta, moved in zip(deltas, moves, strict=True):
+            if delta.page_size != self.page_size:
+                raise InvalidArgument("a delta cannot change the page size")
+            cut = slice(delta.page_count, end)
+            digests[cut], block[cut], slot[cut] = 0, 0, 0
+            at = delta.pages.astype(np.int64) - 1
+            digests[at], slot[at] = delta.digests, delta.slot
+            block[at] = moved_rows(delta.block, moved)
+            end, lineage = delta.page_count, lineage.after_delta(len(delta.pages))
+        if end < room:  # a slice would keep the longer arrays alive
+            digests, block, slot = digests[:end].copy(), block[:end].copy(), slot[:end].copy()
         return PageMap(self.page_size, digests, block, slot, table, lineage)
 
     def delta_from(self, pages: U32) -> MapDelta:
@@ -162,7 +174,3 @@ class PageMap:
         """Pages without content, other than the lock-byte page: none in a committed version."""
         pages = np.flatnonzero(self.block == 0) + 1
         return runs_of_pages(pages[pages != self.lock_page].astype(np.uint32))
-
-    def run(self) -> Run | None:
-        """All pages as one run; None for an empty map."""
-        return (1, self.page_count) if self.page_count else None

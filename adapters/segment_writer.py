@@ -1,0 +1,148 @@
+"""Fills segments one after another and uploads them while the next one fills.
+
+At most `SEGMENT_UPLOADS_IN_FLIGHT_MAX` uploads run at once and one full segment waits, so a push
+holds three segments in memory, however long it is. An uploaded segment is reported when it is
+durable, except the last one of a push that is sealed: the version that commits it is its report.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Collection
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..events.errors import EdgeReplicaError
+from ..events.limits import SEGMENT_UPLOADS_IN_FLIGHT_MAX
+from .block_table import BlockTable, no_rows
+from .page_arrays import U32, Records
+from .ports import Buffer, Ids, ObjectStore
+from .segments import Segment, SegmentBuilder, segment_key
+
+
+@dataclass(frozen=True, slots=True)
+class StagedSegment:
+    """A segment that is durable and that no version refers to yet."""
+
+    segment_id: str
+    stored_bytes: int
+    pages: int
+
+
+@dataclass(frozen=True, slots=True)
+class Abandoned:
+    """The segments an interrupted push reported, and what kept it from reporting more."""
+
+    segments: tuple[StagedSegment, ...]
+    error: EdgeReplicaError | None
+
+
+OnSegment = Callable[[StagedSegment], Awaitable[None]]
+
+
+class SegmentWriter:
+    """The segments of one push."""
+
+    def __init__(self, objects: ObjectStore, ids: Ids, org_id: str, on_segment: OnSegment) -> None:
+        self._objects = objects
+        self._ids = ids
+        self._org_id = org_id
+        self._on_segment = on_segment
+        self._builder = SegmentBuilder()
+        self._blocks_before = 0
+        self._rows: list[Records] = [no_rows()]
+        self._names: list[str] = []
+        self._waiting: list[tuple[str, Segment]] = []
+        self._running: set[asyncio.Task[None]] = set()
+        self._unreported: list[StagedSegment] = []
+        self._reported: list[StagedSegment] = []
+        self._failure: BaseException | None = None
+        self.stored_bytes = 0
+
+    async def make_room(self, stored_bytes: int) -> None:
+        """Wait until a block of `stored_bytes` can be taken. Raises what an upload failed with."""
+        if not self._builder.room_for(stored_bytes):
+            self.close()
+            while len(self._running) >= SEGMENT_UPLOADS_IN_FLIGHT_MAX:
+                await asyncio.wait(self._running, return_when=asyncio.FIRST_COMPLETED)
+                self._reap()
+            while self._waiting:
+                task = asyncio.create_task(self._upload(*self._waiting.pop(), report=True))
+                self._running.add(task)
+        self._reap()
+        if self._failure is not None:
+            raise self._failure
+
+    def append(
+        self, pages: U32, page_size: int, codec: str, data: Buffer, digests: Buffer
+    ) -> tuple[int, int]:
+        """Add a batch: its block's number over all segments, from 0, and its first slot."""
+        number, slot = self._builder.append(pages, page_size, codec, data, digests)
+        return self._blocks_before + number, slot
+
+    def close(self) -> None:
+        """End the segment in the making; nothing is uploaded yet."""
+        builder, self._builder = self._builder, SegmentBuilder()
+        if not builder.blocks:
+            return
+        segment = builder.finish()
+        segment.rows["segment"] = len(self._names)
+        self._names.append(self._ids.new_id())
+        self._rows.append(segment.rows)
+        self._blocks_before += len(segment.rows)
+        self._waiting.append((self._names[-1], segment))
+
+    def table(self) -> BlockTable:
+        """All blocks of closed segments; the block numbered n is row n + 1."""
+        return BlockTable(np.concatenate(self._rows), tuple(self._names))
+
+    async def finish(self, needed: Collection[str]) -> None:
+        """Wait for all uploads, and upload what is left of the `needed` segments unreported."""
+        self.close()
+        await self._wait_for_running()
+        if self._failure is not None:
+            raise self._failure
+        while self._waiting:
+            name, segment = self._waiting[-1]
+            if name in needed:
+                await self._upload(name, segment, report=False)
+            self._waiting.pop()
+
+    async def abandon(self) -> Abandoned:
+        """Upload and report everything that is not yet. Raises nothing but cancellation."""
+        self.close()
+        await self._wait_for_running()
+        failure = self._failure
+        try:
+            while self._waiting:
+                await self._upload(*self._waiting.pop(), report=True)
+            while self._unreported:
+                await self._report(self._unreported.pop())
+        except EdgeReplicaError as error:
+            failure = failure or error
+        known = failure if isinstance(failure, EdgeReplicaError) else None
+        return Abandoned(tuple(self._reported), known)
+
+    async def _upload(self, name: str, segment: Segment, *, report: bool) -> None:
+        await self._objects.put(segment_key(self._org_id, name), segment.parts)
+        self.stored_bytes += segment.stored_bytes
+        staged = StagedSegment(name, segment.stored_bytes, segment.pages)
+        if report:
+            await self._report(staged)
+        else:
+            self._unreported.append(staged)
+
+    async def _report(self, staged: StagedSegment) -> None:
+        await self._on_segment(staged)
+        self._reported.append(staged)
+
+    async def _wait_for_running(self) -> None:
+        if self._running:
+            await asyncio.wait(self._running)
+        self._reap()
+
+    def _reap(self) -> None:
+        """Take the uploads that ended, and remember the first that failed."""
+        for task in [task for task in self._running if task.done()]:
+            self._running.discard(task)
+            if not task.cancelled() and self._failure is None:
+                self._failure = task.exception()
