@@ -18,6 +18,8 @@ from ..events.errors import Unauthenticated
 from ..events.limits import TOKEN_CAVEATS_MAX, TOKEN_CHARS_MAX
 
 LOCATION = "edgereplica"
+TOKEN_PREFIX = base64.urlsafe_b64encode(b"\x02\x01\x0b" + LOCATION.encode()).decode()[:18]
+"""What every token of ours begins with: version, field type, length and text of the location."""
 _EOS, _LOCATION, _IDENTIFIER, _SIGNATURE = 0, 1, 2, 6
 _SIGNATURE_BYTES = 32
 _KEY_GENERATOR = b"macaroons-key-generator"

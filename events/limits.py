@@ -44,6 +44,11 @@ CONNECT_SECONDS_MAX: Final = 20.0
 PING_IDLE_SECONDS: Final = 20.0
 PING_REPLY_SECONDS_MAX: Final = 60.0
 MSGPACK_DEPTH_MAX: Final = 8
+MSGPACK_ITEMS_MAX: Final = 4 * 65_536
+"""Values in one frame, nested ones included; about 20 MiB in memory at most."""
+MSGPACK_TEXT_BYTES_MAX: Final = 1024 * 1024
+"""All strings of one frame together, keys included."""
+ERROR_CODE_CHARS_MAX: Final = 64
 ERROR_MESSAGE_CHARS_MAX: Final = 4096
 VERSION_MESSAGE_CHARS_MAX: Final = 4096
 CONFLICT_RUNS_MAX: Final = 4096
@@ -118,3 +123,6 @@ LOG_VALUE_CHARS_MAX: Final = 16_384
 """A longer text in a log line is cut."""
 SECRET_CHARS_MIN: Final = 6
 """Shorter texts are not looked for in log lines: no password and no token is that short."""
+PING_INTERVAL_SECONDS: Final = 30
+PING_TIMEOUT_SECONDS: Final = 120
+"""Generous: while page storage is slow the server does not read, and so sees no pong either."""

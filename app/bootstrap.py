@@ -1,0 +1,183 @@
+"""The composition root: the one place that knows which adapter plugs into which port.
+
+Importing it does nothing. `build` joins a server and takes it apart again; `migrate` and `rebuild`
+are what `edgereplica admin` calls.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Protocol
+
+import structlog
+
+from ..adapters import event_log, migrations
+from ..adapters.clock import SystemClock
+from ..adapters.event_log import EventLog
+from ..adapters.ids import SystemIds
+from ..adapters.object_store import open_store
+from ..adapters.page_storage import PageStorage
+from ..adapters.ports import Clock, Ids, ObjectStore, Repo
+from ..adapters.sqlite_repo import SqliteRepo
+from ..events.errors import StorageError
+from . import data_dir
+from .admin import AdminService, Lifetimes
+from .edge import ASGIApp, Receive, Scope, Send
+from .history import DatabaseHistory
+from .http import make_app
+from .passwords import Passwords
+from .settings import Settings, session_keys
+from .sync_server import SyncServer
+from .sync_services import SyncServices
+from .tokens import Keyring
+
+
+class SyncEnd(Protocol):
+    """What a server needs of the sync side: an ASGI application that can end its sessions."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None: ...
+
+    def end_database(self, database_id: str) -> None: ...
+
+    async def shutdown(self, grace_seconds: float) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Core:
+    """The parts that both halves of a server share."""
+
+    settings: Settings
+    repo: Repo
+    log: EventLog
+    histories: DatabaseHistory
+    store: ObjectStore
+    keyring: Keyring
+    clock: Clock
+    ids: Ids
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """A server that is ready to answer: `app` is its ASGI application."""
+
+    core: Core
+    admin: AdminService
+    sync: SyncEnd
+    app: ASGIApp
+
+
+MakeSync = Callable[[Core], SyncEnd]
+
+
+def sync_of(core: Core) -> SyncEnd:
+    """The sync side on the core's page storage."""
+    storage = PageStorage(core.store, core.ids)
+    services = SyncServices(core.repo, core.log, core.histories, storage, core.clock)
+    return SyncServer(services, core.keyring)
+
+
+@asynccontextmanager
+async def build(
+    settings: Settings,
+    *,
+    make_sync: MakeSync = sync_of,
+    passwords: Passwords | None = None,
+    clock: Clock | None = None,
+    ids: Ids | None = None,
+) -> AsyncIterator[Server]:
+    """A server on the data directory of `settings`; everything is closed on the way out.
+
+    Raises `FileBusy` if another server holds the directory, `InvalidArgument` for malformed keys,
+    `StorageError` for a database that is newer than this program or not migrated.
+    """
+    clock = clock or SystemClock()
+    ids = ids or SystemIds(clock)
+    data_dir.prepare(settings.data_dir)
+    with data_dir.held(settings.data_dir):
+        keyring = Keyring(session_keys(settings))
+        store = _open_store(settings)
+        passwords = passwords or Passwords()
+        repo = await SqliteRepo.open(data_dir.database_path(settings.data_dir))
+        try:
+            await _bring_up_to_date(repo, settings, clock)
+            log = EventLog(repo, clock)
+            core = Core(settings, repo, log, DatabaseHistory(log), store, keyring, clock, ids)
+            sync = make_sync(core)
+            admin = AdminService(
+                repo=repo,
+                log=log,
+                histories=core.histories,
+                keyring=keyring,
+                passwords=passwords,
+                clock=clock,
+                ids=ids,
+                lifetimes=Lifetimes(
+                    session_seconds=settings.session_ttl_seconds,
+                    sync_token_seconds=settings.sync_token_ttl_seconds,
+                    sync_token_seconds_max=settings.max_sync_token_ttl_seconds,
+                ),
+                database_deleted=sync.end_database,
+            )
+            checks = {"repo": lambda: repo.batch([]), "page_storage": store.check}
+            app = make_app(admin=admin, sync_app=sync, checks=checks, clock=clock, ids=ids)
+            _warn(settings)
+            yield Server(core, admin, sync, app)
+        finally:
+            await repo.close()
+            passwords.close()
+
+
+def migrate(settings: Settings) -> list[str]:
+    """Apply what is pending to the data directory's database; the names of what was applied."""
+    data_dir.prepare(settings.data_dir)
+
+    async def run() -> list[str]:
+        async with _repo(settings) as repo:
+            return await migrations.migrate(repo, SystemClock().now())
+
+    return asyncio.run(run())
+
+
+def rebuild(settings: Settings) -> int:
+    """Make all projections again from the log; the number of events folded."""
+
+    async def run() -> int:
+        async with _repo(settings) as repo:
+            if await migrations.pending(repo):
+                raise StorageError("the database is not migrated: `edgereplica admin migrate`")
+            return await event_log.rebuild(repo)
+
+    if not data_dir.database_path(settings.data_dir).exists():
+        raise StorageError(f"there is no database in {settings.data_dir}")
+    return asyncio.run(run())
+
+
+@asynccontextmanager
+async def _repo(settings: Settings) -> AsyncIterator[Repo]:
+    repo = await SqliteRepo.open(data_dir.database_path(settings.data_dir))
+    try:
+        yield repo
+    finally:
+        await repo.close()
+
+
+def _open_store(settings: Settings) -> ObjectStore:
+    return open_store(settings.page_store_url or data_dir.objects_path(settings.data_dir))
+
+
+async def _bring_up_to_date(repo: Repo, settings: Settings, clock: Clock) -> None:
+    if settings.auto_migrate:
+        await migrations.migrate(repo, clock.now())
+    elif names := await migrations.pending(repo):
+        raise StorageError(
+            f"the database lacks {', '.join(names)} and AUTO_MIGRATE is off: "
+            "`edgereplica admin migrate` applies them"
+        )
+
+
+def _warn(settings: Settings) -> None:
+    if settings.dev and not settings.session_key.get_secret_value():
+        structlog.get_logger("edgereplica").warning(
+            "development mode: tokens are signed with a key that everybody knows"
+        )

@@ -1,0 +1,123 @@
+"""The web application: Litestar, with the Connect service and the sync socket mounted in it.
+
+    /edgereplica.admin.v1.AdminService/*   app.rpc
+    /sync                                  whatever `sync_app` is (app.sync_server)
+    /healthz                               200 "ok" while the process runs
+    /readyz                                200 while repository and page storage work, else 503
+
+What holds for every request is left to `app.edge`.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from litestar import Litestar, MediaType, Response, asgi, get
+from litestar.exceptions import HTTPException
+from litestar.types import Receive as LitestarReceive
+from litestar.types import Scope as LitestarScope
+from litestar.types import Send as LitestarSend
+
+from ..adapters.ports import Clock, Ids
+from ..events.errors import EdgeReplicaError
+from ..events.limits import READY_CACHE_SECONDS, READY_SECONDS_MAX
+from .admin import AdminService
+from .edge import ASGIApp, Edge
+from .rpc import rpc_app
+
+Check = Callable[[], Awaitable[None]]
+_NO_STORE = {"cache-control": "no-store", "x-content-type-options": "nosniff"}
+
+
+@dataclass(slots=True)
+class Readiness:
+    """Runs the named checks, all at once, and keeps the answer for a moment.
+
+    The checks cost writes, and anybody may ask; so at most one round runs in `READY_CACHE_SECONDS`.
+    """
+
+    checks: Mapping[str, Check]
+    clock: Clock
+    _failed: dict[str, str] | None = None
+    _checked_at: float = 0.0
+    _running: asyncio.Lock | None = None
+
+    async def failed(self) -> dict[str, str]:
+        """What does not work, as name → reason; empty when all is well."""
+        self._running = self._running or asyncio.Lock()
+        async with self._running:
+            age = self.clock.now() - self._checked_at
+            if self._failed is None or not 0 <= age < READY_CACHE_SECONDS:
+                reasons = await asyncio.gather(*map(_reason, self.checks.values()))
+                self._failed = {n: r for n, r in zip(self.checks, reasons, strict=True) if r}
+                self._checked_at = self.clock.now()
+            return self._failed
+
+
+async def _reason(check: Check) -> str:
+    try:
+        async with asyncio.timeout(READY_SECONDS_MAX):
+            await check()
+    except EdgeReplicaError as error:
+        return error.code
+    except TimeoutError:
+        return "timeout"
+    return ""
+
+
+def make_app(
+    *, admin: AdminService, sync_app: ASGIApp, checks: Mapping[str, Check], clock: Clock, ids: Ids
+) -> ASGIApp:
+    """The whole application. `checks` are what `/readyz` asks."""
+    readiness = Readiness(checks, clock)
+    rpc = rpc_app(admin)
+
+    @get("/healthz", media_type=MediaType.TEXT, sync_to_thread=False)
+    def healthz() -> Response[str]:
+        return Response("ok", headers=_NO_STORE)
+
+    @get("/readyz")
+    async def readyz() -> Response[dict[str, Any]]:
+        failed = await readiness.failed()
+        return Response(
+            {"ready": not failed, "failed": failed},
+            status_code=503 if failed else 200,
+            headers=_NO_STORE,
+        )
+
+    @asgi(rpc.path, is_mount=True, copy_scope=True)
+    async def service(scope: LitestarScope, receive: LitestarReceive, send: LitestarSend) -> None:
+        # Litestar takes the mount's prefix off the path; the generated application wants it whole.
+        scope["path"] = scope["raw_path"].decode("ascii", "replace")
+        untyped: Any = (scope, receive, send)
+        await rpc(*untyped)
+
+    @asgi("/sync", copy_scope=True)
+    async def sync(scope: LitestarScope, receive: LitestarReceive, send: LitestarSend) -> None:
+        untyped: Any = (scope, receive, send)
+        await sync_app(*untyped)
+
+    litestar: Any = Litestar(
+        [healthz, readyz, service, sync],
+        openapi_config=None,
+        logging_config=None,
+        debug=False,
+        exception_handlers={HTTPException: _http_error},
+    )
+    return Edge(litestar, ids)
+
+
+def _http_error(_: Any, error: HTTPException) -> Response[dict[str, str]]:
+    """Litestar's own refusals (no such path, no such method) in the form of a Connect error."""
+    known = {
+        404: ("unimplemented", "there is nothing at this path"),
+        405: ("unimplemented", "this method is not allowed here"),
+        413: ("resource_exhausted", "the request is too large"),
+    }
+    code, message = known.get(error.status_code, ("unknown", "the request is refused"))
+    return Response(
+        {"code": code, "message": message},
+        status_code=error.status_code,
+        headers=dict(error.headers or {}) | _NO_STORE,
+    )

@@ -1,0 +1,179 @@
+"""Running a server: sockets, uvicorn, signals and the end.
+
+The end is told before it happens: the server stops accepting, the sync side tells its sessions and
+waits for them within a grace, then uvicorn closes what is left.
+"""
+
+import asyncio
+import contextlib
+import importlib.util
+import signal
+import socket
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import uvicorn
+
+from ..events.errors import NetworkError
+from ..events.limits import (
+    FRAME_BYTES_MAX,
+    KEEP_ALIVE_SECONDS,
+    LISTEN_BACKLOG_MAX,
+    PING_INTERVAL_SECONDS,
+    PING_TIMEOUT_SECONDS,
+    SHUTDOWN_GRACE_SECONDS,
+)
+from .bootstrap import MakeSync, Server, build, sync_of
+from .logs import LogFormat, configure_logs
+from .settings import Settings
+
+
+class _Uvicorn(uvicorn.Server):
+    """uvicorn, except for who handles signals and what comes first at the end."""
+
+    def __init__(self, config: uvicorn.Config, before_end: Callable[[], Awaitable[None]]) -> None:
+        super().__init__(config)
+        self._before_end = before_end
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Left to `run_server`: uvicorn would raise the signal again and so spoil the exit code."""
+        yield
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        for listener in self.servers:
+            listener.close()
+        await self._before_end()
+        await super().shutdown(sockets)
+
+    def stop(self) -> None:
+        """End in order; asked twice, end at once."""
+        self.force_exit = self.should_exit
+        self.should_exit = True
+
+
+def run_server(
+    settings: Settings,
+    host: str = "127.0.0.1",
+    port: int = 8787,
+    log_format: LogFormat = "console",
+) -> None:
+    """Serve until SIGTERM or SIGINT; returns when everything is closed.
+
+    Logs go to standard output; `listening on http://HOST:PORT` goes to standard error as soon as
+    the server answers.
+    """
+    configure_logs(settings.log_level, log_format)
+
+    async def main() -> None:
+        async with build(settings) as server:
+            sockets = listen(host, port)
+            running = _uvicorn(server)
+            loop = asyncio.get_running_loop()
+            for signum in (signal.SIGINT, signal.SIGTERM):
+                loop.add_signal_handler(signum, running.stop)
+            serving = asyncio.create_task(running.serve(sockets))
+            await _started(running, serving)
+            sys.stderr.write(f"listening on {url_of(host, sockets)}\n")
+            sys.stderr.flush()
+            await serving
+
+    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        runner.run(main())
+
+
+@asynccontextmanager
+async def running_server(
+    settings: Settings,
+    port: int = 0,
+    *,
+    host: str = "127.0.0.1",
+    make_sync: MakeSync = sync_of,
+    **parts: Any,
+) -> AsyncIterator[str]:
+    """A server in this process and loop, for tests and the demo; yields its `http://` URL."""
+    async with build(settings, make_sync=make_sync, **parts) as server:
+        sockets = listen(host, port)
+        running = _uvicorn(server)
+        serving = asyncio.create_task(running.serve(sockets))
+        await _started(running, serving)
+        try:
+            yield url_of(host, sockets)
+        finally:
+            running.stop()
+            await serving
+
+
+def listen(host: str, port: int) -> list[socket.socket]:
+    """Sockets on every address of `host`; port 0 is one free port. `NetworkError` if taken."""
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except OSError as error:
+        raise NetworkError(f"cannot listen on {host}: {error.strerror}") from None
+    sockets: list[socket.socket] = []
+    for family, _, _, _, address in dict.fromkeys(found):
+        at = (address[0], port, *address[2:])
+        # asyncio turns Nagle's delay off only for sockets that name their protocol; with it on,
+        # every answer in two writes takes 40 ms more.
+        bound = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+        try:
+            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if family == socket.AF_INET6:
+                bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            bound.bind(at)
+            bound.listen(LISTEN_BACKLOG_MAX)
+        except OSError as error:
+            bound.close()
+            if sockets:
+                continue  # `localhost` on a machine without IPv6
+            raise NetworkError(f"cannot listen on {host}:{port}: {error.strerror}") from None
+        bound.setblocking(False)
+        port = bound.getsockname()[1]
+        sockets.append(bound)
+    return sockets
+
+
+def url_of(host: str, sockets: list[socket.socket]) -> str:
+    port = sockets[0].getsockname()[1]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def _uvicorn(server: Server) -> _Uvicorn:
+    config = uvicorn.Config(
+        server.app,
+        loop="none",
+        http="h11",
+        ws="websockets-sansio",
+        ws_max_size=FRAME_BYTES_MAX,
+        ws_per_message_deflate=False,
+        ws_ping_interval=PING_INTERVAL_SECONDS,
+        ws_ping_timeout=PING_TIMEOUT_SECONDS,
+        lifespan="on",
+        interface="asgi3",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        backlog=LISTEN_BACKLOG_MAX,
+        timeout_keep_alive=KEEP_ALIVE_SECONDS,
+        timeout_graceful_shutdown=int(SHUTDOWN_GRACE_SECONDS),
+    )
+    return _Uvicorn(config, lambda: server.sync.shutdown(SHUTDOWN_GRACE_SECONDS))
+
+
+async def _started(running: _Uvicorn, serving: "asyncio.Task[None]") -> None:
+    while not running.started:
+        if serving.done():
+            await serving
+            raise NetworkError("the server did not start")
+        await asyncio.sleep(0)
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """uvloop where there is one (pyproject.toml says where)."""
+    if importlib.util.find_spec("uvloop") is None:
+        return None
+    new_event_loop: Callable[[], asyncio.AbstractEventLoop]
+    new_event_loop = importlib.import_module("uvloop").new_event_loop
+    return new_event_loop
