@@ -96,7 +96,7 @@ this page."""
 
 
 def _wrapped(paragraph: str) -> str:
-    return textwrap.fill(" ".join(paragraph.split()), 100)
+    return textwrap.fill(" ".join(paragraph.split()), 100, break_on_hyphens=False)
 
 
 def draw(speeds: Speeds, folder: Path) -> None:
