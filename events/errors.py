@@ -48,7 +48,7 @@ class EdgeReplicaError(Exception):
     exit_code: ClassVar[int] = 1
     retryable: ClassVar[bool] = False
 
-    def __init__(self, message: str, **details: Any) -> None:
+    def __init__(self, message: str, /, **details: Any) -> None:
         super().__init__(message)
         self.message = message
         self.details: Mapping[str, Any] = details
@@ -226,5 +226,5 @@ def error_from_wire(
 ) -> EdgeReplicaError:
     """The error a peer named, as the type this side raises; `RemoteError` for an unknown code."""
     kind = _BY_CODE.get(code, RemoteError)
-    safe = {k: v for k, v in (details or {}).items() if isinstance(k, str) and k != "message"}
+    safe = {k: v for k, v in (details or {}).items() if isinstance(k, str)}
     return kind(message, **safe)

@@ -8,6 +8,7 @@ Windows are contiguous pages with their digests joined: (first page, 32·n bytes
 (first, last, range hash), the range hash being BLAKE3 over the joined digests (design §4).
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -15,8 +16,8 @@ from typing import Any, Literal
 from .errors import InvalidArgument
 from .limits import (
     DIGEST_BYTES,
+    ERROR_CODE_CHARS_MAX,
     ERROR_MESSAGE_CHARS_MAX,
-    PAGE_NUMBER_MAX,
     PAGES_PER_DATABASE_MAX,
     PAGES_PER_FRAME_MAX,
     RANGE_PAGES_MAX,
@@ -54,6 +55,18 @@ def _check_version(value: int | None) -> None:
         raise InvalidArgument(f"{value} is not a version")
 
 
+def _check_at(value: At) -> None:
+    if isinstance(value, int):
+        _check_version(value)
+    elif value is not None and not (math.isfinite(value) and value >= 0):
+        raise InvalidArgument(f"{value} is not a Unix time")
+
+
+def _sendable(text: str) -> str:
+    """`text` without lone surrogates (a path or argument that is not UTF-8 brings them)."""
+    return text.encode("utf-8", "replace").decode("utf-8")
+
+
 @dataclass(frozen=True, slots=True)
 class Hello:
     """The client's greeting: what it holds, and for a push what it builds on.
@@ -80,6 +93,7 @@ class Hello:
         _check_version(self.base)
         _check_root(self.base_root)
         _check_root(self.root)
+        _check_at(self.at)
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,10 +118,11 @@ class HelloReply:
 
     def __post_init__(self) -> None:
         page_size(self.page_size)
-        if not 0 <= self.page_count <= PAGE_NUMBER_MAX:
-            raise InvalidArgument(f"{self.page_count} is not a page count")
+        _check_page_count(self.page_count)
         _check_version(self.head)
         _check_root(self.root)
+        if not math.isfinite(self.committed_at):
+            raise InvalidArgument(f"{self.committed_at} is not a Unix time")
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,8 +135,10 @@ class PageHashes:
             count, rest = divmod(len(digests), DIGEST_BYTES)
             if rest or not count:
                 raise InvalidArgument(f"{len(digests)} bytes are not whole page hashes")
-            if first < 1 or first + count - 1 > PAGE_NUMBER_MAX:
-                raise InvalidArgument(f"page hashes {first}+{count} are outside the page numbers")
+            if first < 1 or first + count - 1 > PAGES_PER_DATABASE_MAX:
+                raise InvalidArgument(
+                    f"page hashes {first}+{count} are outside 1..{PAGES_PER_DATABASE_MAX}"
+                )
             pages += count
         if pages > PAGES_PER_FRAME_MAX:
             raise InvalidArgument(
@@ -146,8 +163,10 @@ class RangeHashes:
         if len(self.ranges) > RANGES_PER_FRAME_MAX:
             raise InvalidArgument(f"{len(self.ranges)} ranges, at most {RANGES_PER_FRAME_MAX}")
         for first, last, combined in self.ranges:
-            if not 1 <= first <= last <= PAGE_NUMBER_MAX:
-                raise InvalidArgument(f"range {first}..{last} is empty or outside the page numbers")
+            if not 1 <= first <= last <= PAGES_PER_DATABASE_MAX:
+                raise InvalidArgument(
+                    f"range {first}..{last} is empty or outside 1..{PAGES_PER_DATABASE_MAX}"
+                )
             if last - first >= RANGE_PAGES_MAX:
                 raise InvalidArgument(
                     f"range {first}..{last} spans more than {RANGE_PAGES_MAX} pages",
@@ -212,6 +231,8 @@ class Complete:
             raise InvalidArgument(
                 f"a version's message has at most {VERSION_MESSAGE_CHARS_MAX} characters"
             )
+        if _sendable(self.message) != self.message:
+            raise InvalidArgument("a version's message is not valid Unicode")
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,12 +242,21 @@ class SyncComplete:
     version: int | None = None
     root: bytes | None = None
 
+    def __post_init__(self) -> None:
+        _check_version(self.version)
+        _check_root(self.root)
+
 
 @dataclass(frozen=True, slots=True)
 class HeadChanged:
     version: int
     root: bytes
     page_count: int
+
+    def __post_init__(self) -> None:
+        _check_version(self.version)
+        _check_root(self.root)
+        _check_page_count(self.page_count)
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,8 +267,9 @@ class ErrorMessage:
     details: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if len(self.message) > ERROR_MESSAGE_CHARS_MAX:
-            object.__setattr__(self, "message", self.message[:ERROR_MESSAGE_CHARS_MAX])
+        # An error is told as well as it can be: what does not fit is cut, never refused.
+        object.__setattr__(self, "message", _sendable(self.message[:ERROR_MESSAGE_CHARS_MAX]))
+        object.__setattr__(self, "code", _sendable(self.code[:ERROR_CODE_CHARS_MAX]))
 
 
 Message = (

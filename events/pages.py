@@ -183,9 +183,16 @@ class PageSet:
         return True
 
     def runs(self) -> Runs:
-        return runs_of(
-            (key << _CHUNK_BITS) + offset
-            for key in sorted(self._chunks)
-            for offset in range(_CHUNK_PAGES)
-            if self._chunks[key][offset]
-        )
+        found: list[Run] = []
+        for key in sorted(self._chunks):
+            chunk, base = self._chunks[key], key << _CHUNK_BITS
+            low = chunk.find(1)
+            while low >= 0:
+                high = chunk.find(0, low)
+                high = _CHUNK_PAGES if high < 0 else high
+                if found and found[-1][1] == base + low - 1:
+                    found[-1] = (found[-1][0], base + high - 1)
+                else:
+                    found.append((base + low, base + high - 1))
+                low = chunk.find(1, high)
+        return tuple(found)

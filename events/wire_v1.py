@@ -22,8 +22,9 @@ from .messages import (
     RangesDiffer,
     RequestPages,
     SyncComplete,
+    Windows,
 )
-from .pages import Runs, pages_of, runs_of
+from .pages import Run, Runs, count_pages, pages_of, runs_of, split_runs
 from .wire import V1, Frame, array, binary, pack, text, u32, u64, undecodable_on_error, unpack
 
 PROTOCOL_VERSION = 1
@@ -125,12 +126,11 @@ def _page_numbers(data: dict[str, Any]) -> Runs:
 
 
 def _encode_pages(one: str, many: str, runs: Runs) -> Iterator[bytes]:
-    pages = list(pages_of(runs))
-    if len(pages) == 1:
-        yield _frame(one, page_no=pages[0])
-        return
-    for at in range(0, len(pages), PAGES_PER_FRAME_MAX):
-        yield _frame(many, page_numbers=pages[at : at + PAGES_PER_FRAME_MAX])
+    for group in split_runs(runs, PAGES_PER_FRAME_MAX):
+        if count_pages(group) == 1:
+            yield _frame(one, page_no=group[0][0])
+        else:
+            yield _frame(many, page_numbers=list(pages_of(group)))
 
 
 def _encode_request(message: RequestPages) -> Iterator[bytes]:
@@ -238,31 +238,66 @@ _ENCODERS: dict[type, Callable[[Any], Iterator[bytes]]] = {
 def coalesce(messages: Sequence[Message]) -> list[Message]:
     """Neighbouring per-page messages joined into batches; order and content are kept."""
     joined: list[Message] = []
+    group: list[Message] = []
+    data_bytes = 0
     for message in messages:
-        previous = joined[-1] if joined else None
-        if isinstance(message, PageHashes) and isinstance(previous, PageHashes):
-            joined[-1] = _join_hashes(previous, message)
-        elif (
-            isinstance(message, PageData)
-            and isinstance(previous, PageData)
-            and message.runs[0][0] > previous.runs[-1][1]
-            and len(previous.data) + len(message.data) <= BATCH_DECODED_BYTES_MAX
-        ):
-            joined[-1] = PageData(
-                runs_of([*pages_of(previous.runs), *pages_of(message.runs)]),
-                "raw",
-                previous.data + message.data,
-            )
-        else:
-            joined.append(message)
+        data_bytes += len(message.data) if isinstance(message, PageData) else 0
+        if group and (data_bytes > BATCH_DECODED_BYTES_MAX or not _continues(group[-1], message)):
+            joined.append(_join(group))
+            group = []
+            data_bytes = len(message.data) if isinstance(message, PageData) else 0
+        group.append(message)
+    if group:
+        joined.append(_join(group))
     return joined
 
 
-def _join_hashes(left: PageHashes, right: PageHashes) -> PageHashes:
-    first, digests = left.windows[-1]
-    next_first, next_digests = right.windows[0]
-    if first + len(digests) // DIGEST_BYTES == next_first:
-        merged = (*left.windows[:-1], (first, digests + next_digests), *right.windows[1:])
-    else:
-        merged = (*left.windows, *right.windows)
-    return PageHashes(merged)
+def _continues(last: Message, message: Message) -> bool:
+    """Whether `message` may stand in one batch behind `last`."""
+    if isinstance(last, PageHashes) and isinstance(message, PageHashes):
+        return True
+    if isinstance(last, RequestPages) and isinstance(message, RequestPages):
+        return bool(last.runs and message.runs) and message.runs[0][0] > last.runs[-1][1]
+    if isinstance(last, PageData) and isinstance(message, PageData):
+        # Only pages of one size can be joined: the parts could not be told apart afterwards.
+        size = len(last.data) // count_pages(last.runs)
+        return message.runs[0][0] > last.runs[-1][1] and len(message.data) == size * count_pages(
+            message.runs
+        )
+    return False
+
+
+def _join(group: Sequence[Message]) -> Message:
+    if len(group) == 1:
+        return group[0]
+    if isinstance(group[0], PageHashes):
+        return PageHashes(_join_windows(m for m in group if isinstance(m, PageHashes)))
+    if isinstance(group[0], RequestPages):
+        return RequestPages(_join_runs(m.runs for m in group if isinstance(m, RequestPages)))
+    parts = [m for m in group if isinstance(m, PageData)]
+    return PageData(_join_runs(m.runs for m in parts), "raw", b"".join(m.data for m in parts))
+
+
+def _join_runs(pieces: Iterable[Runs]) -> Runs:
+    """Ascending pieces of runs as the shortest runs."""
+    joined: list[Run] = []
+    for first, last in (run for runs in pieces for run in runs):
+        if joined and joined[-1][1] + 1 == first:
+            joined[-1] = (joined[-1][0], last)
+        else:
+            joined.append((first, last))
+    return tuple(joined)
+
+
+def _join_windows(messages: Iterable[PageHashes]) -> Windows:
+    starts: list[int] = []
+    digests: list[bytearray] = []
+    following = 0
+    for first, part in (window for message in messages for window in message.windows):
+        if first == following:
+            digests[-1] += part
+        else:
+            starts.append(first)
+            digests.append(bytearray(part))
+        following = first + len(part) // DIGEST_BYTES
+    return tuple((first, bytes(part)) for first, part in zip(starts, digests, strict=True))

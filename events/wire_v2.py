@@ -144,7 +144,9 @@ def _encode_hello(m: Hello) -> dict[str, Any]:
 
 def _hello_reply(data: dict[str, Any]) -> HelloReply:
     limits = data.get("limits", {})
-    if not isinstance(limits, dict) or not all(type(v) is int for v in limits.values()):
+    if not isinstance(limits, dict) or not all(
+        type(k) is str and type(v) is int for k, v in limits.items()
+    ):
         raise FrameUndecodable("limits is not a map of numbers")
     committed_at = data.get("committed_at", 0.0)
     if type(committed_at) not in (int, float):
@@ -206,12 +208,14 @@ def _sync_complete(data: dict[str, Any]) -> SyncComplete:
 
 
 def _error(data: dict[str, Any]) -> ErrorMessage:
-    details = data.get("details", {})
+    details = data.get("details")
     return ErrorMessage(
         text(data, "message"),
         code=text(data, "code"),
         retryable=_flag(data, "retryable"),
-        details=details if isinstance(details, dict) else {},
+        details={k: v for k, v in details.items() if type(k) is str}
+        if isinstance(details, dict)
+        else {},
     )
 
 
