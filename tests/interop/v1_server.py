@@ -38,9 +38,18 @@ class Database:
 
 
 class V1Server:
-    """Serves on a thread of its own; `url` is where."""
+    """Serves on a thread of its own; `url` is where.
 
-    def __init__(self) -> None:
+    `batch` > 1 asks for and sends so many pages in one frame; `late` keeps every request until
+    `complete` has arrived; `cut_after` drops every session once that many frames have come.
+    `requested` counts the pages asked for since it was last set.
+    """
+
+    def __init__(self, *, batch: int = 1, late: bool = False, cut_after: int = 0) -> None:
+        self.batch = batch
+        self.late = late
+        self.cut_after = cut_after
+        self.requested = 0
         self.databases: dict[str, Database] = {}
         self.url = ""
         self._ready = threading.Event()
@@ -85,7 +94,7 @@ class V1Server:
         assert connection.request is not None
         bearer = connection.request.headers["Authorization"].removeprefix("Bearer ")
         direction, _, name = bearer.partition(":")
-        session = _Session(connection, self.databases, name, pushing=direction == "push")
+        session = _Session(connection, self, name, pushing=direction == "push")
         try:
             await session.run()
             await connection.close(1000)
@@ -106,17 +115,19 @@ class _Session:
     def __init__(
         self,
         connection: ServerConnection,
-        databases: dict[str, Database],
+        server: V1Server,
         name: str,
         *,
         pushing: bool,
     ) -> None:
         self._connection = connection
-        self._databases = databases
+        self._server = server
         self._name = name
-        self._head = databases[name]
+        self._head = server.databases[name]
         self._pushing = pushing
         self._page_size = 0
+        self._frames = 0
+        self._wanted: list[int] = []
         self._announced: dict[int, bytes] = {}
         self._seen_ranges: set[int] = set()
         self._outstanding: set[int] = set()
@@ -141,12 +152,16 @@ class _Session:
                 await self._page_hash_batch(data)
             elif kind == "complete":
                 completed = True
+                await self._request()
             else:
                 raise Refused(f"{kind} is not allowed now")
         await (self._commit() if self._pushing else self._stream())
 
     async def _receive(self) -> tuple[str, Any]:
         frame = await self._connection.recv()
+        self._frames += 1
+        if self._frames == self._server.cut_after:
+            self._connection.transport.abort()
         if isinstance(frame, str):
             raise Refused("text frame", 1003)
         if not frame or frame[0] != 1:
@@ -191,10 +206,23 @@ class _Session:
             self._outstanding.discard(number)
         elif self._pushing:
             self._outstanding.add(number)
-            await self._send("request_page", page_no=number)
+            self._wanted.append(number)
+            if not self._server.late and len(self._wanted) >= self._server.batch:
+                await self._request()
         elif held is not None:
             self._sent.add(number)
             await self._send("page_data", page_no=number, data=held)
+
+    async def _request(self) -> None:
+        """Ask for every wanted page."""
+        wanted, self._wanted = self._wanted, []
+        batch = self._server.batch
+        self._server.requested += len(wanted)
+        for start in range(0, len(wanted), batch):
+            if batch == 1:
+                await self._send("request_page", page_no=wanted[start])
+            else:
+                await self._send("request_pages", page_numbers=wanted[start : start + batch])
 
     async def _page_hash_batch(self, data: Mapping[str, Any]) -> None:
         first, last = data["start_page"], data["end_page"]
@@ -231,17 +259,27 @@ class _Session:
             if len(self._staged) != count:
                 raise Refused("a page was never announced")
             pages = [self._staged[number] for number in range(1, count + 1)]
-            self._databases[self._name] = Database(self._page_size, pages)
+            self._server.databases[self._name] = Database(self._page_size, pages)
         await self._finish()
 
     async def _stream(self) -> None:
-        for number, page in enumerate(self._head.pages, 1):
-            matched = self._held(number) is not None and (
-                number in self._announced or number in self._seen_ranges
-            )
-            if not matched:
-                self._sent.add(number)
-                await self._send("page_data", page_no=number, data=page)
+        missing = [
+            number
+            for number in range(1, len(self._head.pages) + 1)
+            if self._held(number) is None
+            or (number not in self._announced and number not in self._seen_ranges)
+        ]
+        self._sent.update(missing)
+        batch = self._server.batch
+        for start in range(0, len(missing), batch):
+            entries = [
+                {"page_no": number, "data": self._head.pages[number - 1]}
+                for number in missing[start : start + batch]
+            ]
+            if batch == 1:
+                await self._send("page_data", **entries[0])
+            else:
+                await self._send("page_data_batch", pages=entries)
         await self._finish()
 
     async def _finish(self) -> None:
