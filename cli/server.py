@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from ..events.errors import FileBusy, NetworkError
 from .console import emit, emit_json, note
 from .root import JsonOption
 
@@ -60,7 +61,14 @@ def serve(
     from ..app.settings import load_settings
 
     settings = load_settings(data_dir=data_dir, dev=dev)
-    run_server(settings, host=host, port=port, log_format=log_format.value)
+    try:
+        run_server(settings, host=host, port=port, log_format=log_format.value)
+    except NetworkError as error:
+        hint = "does another program listen there? --port and --host choose another place"
+        raise NetworkError(error.message, hint=hint) from error
+    except FileBusy as error:
+        hint = "stop the other server, or choose another directory with --data-dir"
+        raise FileBusy(error.message, hint=hint) from error
 
 
 def demo(

@@ -26,7 +26,8 @@ from .progress import ProgressBar
 from .root import JsonOption, ServerOption
 
 if TYPE_CHECKING:
-    from ..app.replica import PullResult, PushResult, Replica, ReplicaStatus
+    from ..app.replica import Replica
+    from ..app.results import PullResult, PushResult, ReplicaStatus
 
 sync = typer.Typer(help="Move a local SQLite file to the server and back.", no_args_is_help=True)
 

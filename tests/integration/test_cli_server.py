@@ -1,0 +1,123 @@
+"""The command line against a real server: accounts, serve and its end, admin."""
+
+import json
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from tests.helpers_server import START_SECONDS_MAX, ServerProcess, clean_environment
+
+EDGEREPLICA = str(Path(sys.executable).with_name("edgereplica"))
+
+
+def run(home: Path, *words: str, **environment: str) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        [EDGEREPLICA, *words],
+        check=False,
+        capture_output=True,
+        text=True,
+        stdin=subprocess.DEVNULL,
+        timeout=START_SECONDS_MAX,
+        cwd=home,
+        env=clean_environment(home, **environment),
+    )
+
+
+def test_accounts_and_databases_on_a_real_server(tmp_path: Path) -> None:
+    with ServerProcess(tmp_path / "data") as server:
+        known = {"EDGEREPLICA_SERVER": server.base, "EDGEREPLICA_PASSWORD": "correct horse"}
+
+        def ok(*words: str) -> str:
+            done = run(tmp_path, *words, **known)
+            assert done.returncode == 0, done.stderr
+            return done.stdout
+
+        def refused(code: int, name: str, *words: str, **more: str) -> None:
+            done = run(tmp_path, *words, "--json", **{**known, **more})
+            assert json.loads(done.stderr)["error"]["code"] == name
+            assert (done.returncode, done.stdout) == (code, "")
+
+        ok("signup", "ada@example.org")
+        refused(1, "already_exists", "signup", "ADA@example.org")
+        refused(2, "invalid_argument", "signup", "not-an-address")
+        refused(2, "invalid_argument", "signup", "b@example.org", EDGEREPLICA_PASSWORD="short")
+        refused(4, "unauthenticated", "login", "ada@example.org", EDGEREPLICA_PASSWORD="wrong one")
+        refused(4, "unauthenticated", "login", "who@example.org", EDGEREPLICA_PASSWORD="wrong one")
+        who = json.loads(ok("whoami", "--json"))
+        assert (who["email"], who["role"], who["server"]) == (
+            "ada@example.org",
+            "admin",
+            server.base,
+        )
+        identity = ok("db", "create", "main").split()[0]
+        refused(1, "already_exists", "db", "create", "main")
+        refused(2, "invalid_argument", "db", "create", "no spaces")
+        assert ok("db", "list") == f"{identity}  main\n"
+        by_id = ok("db", "token", identity, "--direction", "push")
+        by_name = ok("db", "token", "main", "--direction", "push")
+        assert len(by_id.split()) == len(by_name.split()) == 1
+        refused(1, "unimplemented", "oauth", "start", "github")
+        ok("db", "delete", identity)
+        refused(1, "not_found", "db", "token", identity, "--direction", "pull")
+        assert ok("db", "list") == ""
+        ok("logout")
+        refused(4, "unauthenticated", "whoami")
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_a_server_in_order(tmp_path: Path, signum: signal.Signals) -> None:
+    with ServerProcess(tmp_path / "data") as server:
+        server.process.send_signal(signum)
+        assert server.process.wait(START_SECONDS_MAX) == 0
+
+
+def test_a_port_that_is_taken_is_said_with_a_way_out(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        done = run(tmp_path, "serve", "--port", port, "--data-dir", str(tmp_path / "data"))
+    assert done.returncode == 5
+    error, hint = done.stderr.splitlines()
+    assert error.startswith(f"error: cannot listen on 127.0.0.1:{port}: ")
+    assert "--port" in hint
+
+
+def test_a_second_server_on_one_data_directory_is_refused(tmp_path: Path) -> None:
+    with ServerProcess(tmp_path / "data"):
+        done = run(tmp_path, "serve", "--port", "0", "--data-dir", str(tmp_path / "data"))
+        assert done.returncode == 1
+        assert "listening on" not in done.stderr
+        assert "--data-dir" in done.stderr
+
+
+def test_a_malformed_key_stops_the_start_and_is_not_repeated(tmp_path: Path) -> None:
+    words = ("serve", "--port", "0", "--data-dir", str(tmp_path / "data"))
+    done = run(tmp_path, *words, SESSION_KEY="canary-not-base64!")
+    assert done.returncode == 2
+    assert "SESSION_KEY" in done.stderr
+    assert "canary" not in done.stdout + done.stderr
+
+
+def test_migrate_and_rebuild(tmp_path: Path) -> None:
+    data = ("--data-dir", str(tmp_path / "data"))
+    missing = run(tmp_path, "admin", "rebuild", *data)
+    assert missing.returncode == 1
+    assert missing.stderr.startswith("error: ")
+    first = run(tmp_path, "admin", "migrate", *data, "--json")
+    assert first.returncode == 0, first.stderr
+    assert len(json.loads(first.stdout)["applied"]) >= 1
+    again = run(tmp_path, "admin", "migrate", *data)
+    assert again.stdout == "nothing to apply\n"
+    with ServerProcess(tmp_path / "data") as server:
+        known = {"EDGEREPLICA_SERVER": server.base, "EDGEREPLICA_PASSWORD": "correct horse"}
+        assert run(tmp_path, "signup", "ada@example.org", **known).returncode == 0
+    rebuilt = run(tmp_path, "admin", "rebuild", *data, "--json")
+    assert rebuilt.returncode == 0, rebuilt.stderr
+    assert json.loads(rebuilt.stdout)["events"] >= 1
+    with ServerProcess(tmp_path / "data") as server:
+        known["EDGEREPLICA_SERVER"] = server.base
+        assert run(tmp_path, "login", "ada@example.org", **known).returncode == 0
+        private = tmp_path / ".config/edgereplica/config.toml"
+        assert private.stat().st_mode & 0o777 == 0o600

@@ -1,0 +1,235 @@
+"""`edgereplica sync` against a real server: what a user types, sees and gets."""
+
+import json
+import signal
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from tests.helpers_server import START_SECONDS_MAX, Account, ServerProcess, clean_environment
+
+from edgereplica.app import sample_database
+
+EDGEREPLICA = str(Path(sys.executable).with_name("edgereplica"))
+WRITER = """
+import sqlite3, sys
+db = sqlite3.connect(sys.argv[1], isolation_level=None, timeout=60)
+stamp = 0
+print("writing", flush=True)
+while True:
+    stamp += 1
+    db.execute("UPDATE notes SET stamp = ?", (stamp,))
+"""
+
+
+class User:
+    """One user's machine: a home, a database on the server, tokens for it."""
+
+    def __init__(self, home: Path, base: str) -> None:
+        self.home, self.base = home, base
+        account = Account.signup(base, f"{home.name.replace('_', '-')}@example.org")
+        database = account.create_database("main")
+        self.tokens = {way: account.token(database, way) for way in ("push", "pull")}
+        self.tokens["status"] = self.tokens["pull"]
+
+    def command(self, way: str, file: Path, *words: str) -> list[str]:
+        return [EDGEREPLICA, "sync", way, "--db", str(file), *words]
+
+    def environment(self, way: str, **more: str) -> dict[str, str]:
+        known = {"EDGEREPLICA_SERVER": self.base, "EDGEREPLICA_SYNC_TOKEN": self.tokens[way]}
+        return clean_environment(self.home, **{**known, **more})
+
+    def run(
+        self, way: str, file: Path, *words: str, **more: str
+    ) -> "subprocess.CompletedProcess[str]":
+        return subprocess.run(
+            self.command(way, file, *words),
+            check=False,
+            capture_output=True,
+            text=True,
+            stdin=subprocess.DEVNULL,
+            timeout=120,
+            env=self.environment(way, **more),
+        )
+
+    def ok(self, way: str, file: Path, *words: str) -> dict[str, object]:
+        done = self.run(way, file, *words, "--json")
+        assert done.returncode == 0, done.stderr
+        found: dict[str, object] = json.loads(done.stdout)
+        return found
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+    with ServerProcess(tmp_path_factory.mktemp("sync") / "data") as running:
+        yield running
+
+
+@pytest.fixture
+def user(server: ServerProcess, tmp_path: Path) -> User:
+    return User(tmp_path, server.base)
+
+
+def make_notes(file: Path) -> None:
+    with closing(sqlite3.connect(file, isolation_level=None)) as db:
+        db.execute("PRAGMA journal_mode = wal")
+        db.execute("CREATE TABLE notes (id INTEGER PRIMARY KEY, stamp INTEGER, text TEXT)")
+        rows = [(0, f"note {number} " * 20) for number in range(2000)]
+        db.execute("BEGIN")
+        db.executemany("INSERT INTO notes (stamp, text) VALUES (?, ?)", rows)
+        db.execute("COMMIT")
+
+
+def execute(file: Path, sql: str) -> None:
+    with closing(sqlite3.connect(file, isolation_level=None, timeout=30)) as db:
+        db.execute(sql)
+
+
+def dump(file: Path) -> list[str]:
+    with closing(sqlite3.connect(file)) as db:
+        return list(db.iterdump())
+
+
+def test_a_database_that_another_process_writes_to_goes_round(user: User, tmp_path: Path) -> None:
+    file, copy = tmp_path / "app.db", tmp_path / "copy.db"
+    make_notes(file)
+    writer = subprocess.Popen([sys.executable, "-c", WRITER, str(file)], stdout=subprocess.PIPE)
+    assert writer.stdout is not None
+    try:
+        assert writer.stdout.readline() == b"writing\n"
+        assert user.ok("push", file)["version"] == 1
+    finally:
+        writer.kill()
+        writer.wait()
+        writer.stdout.close()
+    user.ok("pull", copy)
+    with closing(sqlite3.connect(copy)) as db:
+        stamps = db.execute("SELECT DISTINCT stamp FROM notes").fetchall()
+        assert len(stamps) == 1
+        assert db.execute("SELECT count(*) FROM notes").fetchone() == (2000,)
+    user.ok("push", file)
+    user.ok("pull", copy)
+    assert dump(copy) == dump(file)
+
+
+def test_two_who_change_the_same_version(user: User, tmp_path: Path) -> None:
+    mine, theirs = tmp_path / "mine.db", tmp_path / "theirs.db"
+    make_notes(mine)
+    user.ok("push", mine)
+    user.ok("pull", theirs)
+    execute(theirs, "UPDATE notes SET text = 'theirs' WHERE id = 1")
+    execute(mine, "UPDATE notes SET text = 'mine' WHERE id = 2")
+    user.ok("push", theirs, "--message", "theirs first")
+
+    plan = user.ok("push", mine, "--dry-run")
+    assert (plan["outcome"], plan["would_conflict"]) == ("dry_run", True)
+    refused = user.run("push", mine)
+    assert refused.returncode == 3
+    assert refused.stderr.startswith("error: ")
+    assert "hint: " in refused.stderr
+    as_json = user.run("push", mine, "--json")
+    assert as_json.returncode == 3
+    assert json.loads(as_json.stderr)["error"]["code"] == "conflict"
+    standing = user.ok("status", mine)
+    assert (standing["base"], standing["head"], standing["push"]) == (1, 2, "conflict")
+
+    before = dump(mine)
+    overwriting = user.run("pull", mine)
+    assert overwriting.returncode == 3
+    assert dump(mine) == before
+    forced = user.ok("pull", mine, "--force")
+    assert dump(mine) == dump(theirs)
+    assert dump(Path(str(forced["backup_path"]))) == before
+
+
+def test_another_file_is_not_overwritten(user: User, tmp_path: Path) -> None:
+    file, other = tmp_path / "app.db", tmp_path / "other.db"
+    make_notes(file)
+    user.ok("push", file)
+    execute(other, "CREATE TABLE precious (x)")
+    before = other.read_bytes()
+    refused = user.run("pull", other, "--json")
+    assert refused.returncode == 3
+    assert json.loads(refused.stderr)["error"]["code"] == "no_shared_history"
+    assert other.read_bytes() == before
+
+
+def test_an_older_version_by_number(user: User, tmp_path: Path) -> None:
+    file, old = tmp_path / "app.db", tmp_path / "old.db"
+    make_notes(file)
+    user.ok("push", file)
+    first = dump(file)
+    execute(file, "DELETE FROM notes WHERE id > 10")
+    user.ok("push", file)
+    assert user.ok("pull", old, "--at", "1")["version"] == 1
+    assert dump(old) == first
+
+
+@pytest.mark.parametrize(
+    ("token", "code", "name"),
+    [("nonsense", 4, "unauthenticated"), ("push", 4, "permission_denied")],
+)
+def test_a_wrong_token(user: User, tmp_path: Path, token: str, code: int, name: str) -> None:
+    wrong = user.tokens.get(token, token)
+    done = user.run("pull", tmp_path / "a.db", "--json", EDGEREPLICA_SYNC_TOKEN=wrong)
+    assert done.returncode == code
+    assert json.loads(done.stderr)["error"]["code"] == name
+    assert wrong not in done.stdout + done.stderr
+    assert list(tmp_path.glob("a.db*")) == []
+
+
+def test_a_server_that_is_not_there(user: User, tmp_path: Path) -> None:
+    file = tmp_path / "app.db"
+    make_notes(file)
+    before = file.read_bytes()
+    done = user.run("push", file, "--retries", "0", EDGEREPLICA_SERVER="http://127.0.0.1:1")
+    assert done.returncode == 5
+    assert done.stderr.startswith("error: ")
+    assert file.read_bytes() == before
+
+
+@pytest.mark.parametrize("content", [b"", b"no database", None])
+def test_what_is_no_database(user: User, tmp_path: Path, content: bytes | None) -> None:
+    file = tmp_path / "thing"
+    if content is None:
+        file.mkdir()
+    elif content:
+        file.write_bytes(content)
+    done = user.run("push", file, "--json")
+    assert done.returncode in (1, 2)
+    assert "error" in json.loads(done.stderr)
+
+
+def test_ctrl_c_leaves_file_and_server_as_they_were(
+    user: User, server: ServerProcess, tmp_path: Path
+) -> None:
+    file = tmp_path / "app.db"
+    make_notes(file)
+    user.ok("push", file)
+    sample = tmp_path / "sample.db"
+    sample_database.create(sample, 16 * 1024 * 1024)
+    before = sample.read_bytes()
+    # The server stands still, so that the push is certainly in its middle when Ctrl-C comes.
+    server.process.send_signal(signal.SIGSTOP)
+    try:
+        push = subprocess.Popen(
+            user.command("push", sample, "--force", "--record", str(tmp_path / "record")),
+            stderr=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=user.environment("push"),
+        )
+        with pytest.raises(subprocess.TimeoutExpired):
+            push.communicate(timeout=2)
+        push.send_signal(signal.SIGINT)
+        said, complaint = push.communicate(timeout=START_SECONDS_MAX)
+    finally:
+        server.process.send_signal(signal.SIGCONT)
+    assert (push.returncode, said) == (130, "")
+    assert complaint.startswith("interrupted: nothing was changed")
+    assert sample.read_bytes() == before
+    assert user.ok("status", file)["head"] == 1
