@@ -10,6 +10,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+from tests.helpers_proxy import StallingProxy
 from tests.helpers_server import START_SECONDS_MAX, Account, ServerProcess, clean_environment
 
 from edgereplica.app import sample_database
@@ -204,32 +205,25 @@ def test_what_is_no_database(user: User, tmp_path: Path, content: bytes | None) 
     assert "error" in json.loads(done.stderr)
 
 
-def test_ctrl_c_leaves_file_and_server_as_they_were(
-    user: User, server: ServerProcess, tmp_path: Path
-) -> None:
-    file = tmp_path / "app.db"
+def test_ctrl_c_leaves_file_and_server_as_they_were(user: User, tmp_path: Path) -> None:
+    file, sample = tmp_path / "app.db", tmp_path / "sample.db"
     make_notes(file)
     user.ok("push", file)
-    sample = tmp_path / "sample.db"
     sample_database.create(sample, 16 * 1024 * 1024)
     before = sample.read_bytes()
-    # The server stands still, so that the push is certainly in its middle when Ctrl-C comes.
-    server.process.send_signal(signal.SIGSTOP)
-    try:
+    with StallingProxy(user.base, 1024 * 1024) as proxy:
         push = subprocess.Popen(
-            user.command("push", sample, "--force", "--record", str(tmp_path / "record")),
+            user.command("push", sample, "--force"),
             stderr=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            env=user.environment("push"),
+            env=user.environment("push", EDGEREPLICA_SERVER=proxy.base),
         )
-        with pytest.raises(subprocess.TimeoutExpired):
-            push.communicate(timeout=2)
+        assert proxy.stalled.wait(START_SECONDS_MAX)
         push.send_signal(signal.SIGINT)
         said, complaint = push.communicate(timeout=START_SECONDS_MAX)
-    finally:
-        server.process.send_signal(signal.SIGCONT)
     assert (push.returncode, said) == (130, "")
     assert complaint.startswith("interrupted: nothing was changed")
+    assert len(complaint.splitlines()) == 1
     assert sample.read_bytes() == before
     assert user.ok("status", file)["head"] == 1
