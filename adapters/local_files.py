@@ -1,0 +1,137 @@
+"""Descriptors and neighbours of a SQLite file, handled so that SQLite's locks survive.
+
+POSIX locks belong to a process and an inode: closing *any* descriptor of a file drops every lock
+the process holds on it (fcntl(2)), also those that SQLite holds through a descriptor of its own.
+So all code of this package that opens a database file or its `-shm` closes it through
+`close_descriptor`, which parks the descriptor while a connection to that database is open here.
+
+Names: `FILE-wal`, `FILE-shm`, `FILE-journal` are SQLite's; `FILE-edgereplica` (sidecar),
+`FILE-edgereplica-lock` and `FILE-edgereplica-tmp` are ours.
+"""
+
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+from ..events.errors import LocalFileError, NotADatabase
+from .local_errors import local_errors
+
+Identity = tuple[int, int]
+"""Device and inode."""
+
+_READ_FLAGS: Final = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
+
+_guard = threading.Lock()
+_connections: dict[Identity, int] = {}
+_parked: dict[Identity, list[int]] = {}
+
+
+def sibling(path: Path, suffix: str) -> Path:
+    """The neighbour of `path` called `path` + `suffix`."""
+    return path.with_name(path.name + suffix)
+
+
+def sidecar_path(path: Path) -> Path:
+    return sibling(resolved(path), "-edgereplica")
+
+
+def resolved(path: Path) -> Path:
+    """`path` without symbolic links, as SQLite resolves it before it names the journal."""
+    return Path(os.path.realpath(path))
+
+
+def identity_of(descriptor: int) -> Identity:
+    status = os.fstat(descriptor)
+    return status.st_dev, status.st_ino
+
+
+def open_database(path: Path) -> int:
+    """A descriptor for reading the regular file at `path`; close it with `close_descriptor`."""
+    with local_errors(path):
+        if not path.is_file():
+            path.stat()
+            kind = "a directory" if path.is_dir() else "not a regular file"
+            raise NotADatabase(f"{path} is {kind}, not a SQLite database", path=str(path))
+        return os.open(path, _READ_FLAGS)
+
+
+def connection_opened(identity: Identity) -> None:
+    """From now on descriptors of this database are parked, not closed."""
+    with _guard:
+        _connections[identity] = _connections.get(identity, 0) + 1
+
+
+def connection_closed(identity: Identity) -> None:
+    """One connection is gone; with the last one, the parked descriptors go too."""
+    with _guard:
+        _connections[identity] -= 1
+        if _connections[identity] == 0:
+            del _connections[identity]
+            for descriptor in _parked.pop(identity, []):
+                os.close(descriptor)
+
+
+def close_descriptor(descriptor: int, database: Identity | None = None) -> None:
+    """Close, or park while `database` (default: the file itself) has a connection here."""
+    with _guard:
+        identity = database or identity_of(descriptor)
+        if identity in _connections:
+            _parked.setdefault(identity, []).append(descriptor)
+        else:
+            os.close(descriptor)
+
+
+@contextmanager
+def database_descriptor(path: Path) -> Iterator[int]:
+    descriptor = open_database(path)
+    try:
+        yield descriptor
+    finally:
+        close_descriptor(descriptor)
+
+
+def read_at(descriptor: int, offset: int, into: memoryview) -> int:
+    """Fill `into` from `offset`; the number of bytes read, short only at the end of the file."""
+    done = 0
+    while done < len(into):
+        count = os.preadv(descriptor, [into[done:]], offset + done)
+        if count == 0:
+            break
+        done += count
+    return done
+
+
+def write_at(descriptor: int, offset: int, data: memoryview) -> None:
+    done = 0
+    while done < len(data):
+        done += os.pwrite(descriptor, data[done:], offset + done)
+
+
+def open_private(path: Path, flags: int) -> int:
+    """Open a file of ours: created 0600, never through a symbolic link."""
+    return os.open(path, flags | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+
+
+def sync_directory(path: Path) -> None:
+    """Make the names in directory `path` durable."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def refuse_stale_journals(path: Path) -> None:
+    """Refuse to put a file at `path` where a journal of a vanished database would be applied."""
+    for suffix in ("-wal", "-journal"):
+        journal = sibling(path, suffix)
+        with local_errors(journal):
+            if journal.exists() and journal.stat().st_size > 0:
+                raise LocalFileError(
+                    f"{journal} was left by a database that is no longer there, and SQLite would "
+                    f"apply it to the new {path.name}; it may hold data: move it away first",
+                    path=str(journal),
+                )
