@@ -28,7 +28,7 @@ from .frame_queue import FrameQueue
 from .ports import Buffer
 
 
-class WebSocketTransport(picows.WSListener):  # type: ignore[misc]
+class WebSocketTransport(picows.WSListener):
     """One connection; made by `connect`."""
 
     def __init__(self) -> None:
@@ -43,6 +43,8 @@ class WebSocketTransport(picows.WSListener):  # type: ignore[misc]
         self.bytes_sent = 0
         self.bytes_received = 0
         self.blocked_seconds = 0.0
+        self.first_byte: int | None = None
+        """What the server's first frame began with: its wire version."""
 
     # picows' callbacks
 
@@ -52,8 +54,11 @@ class WebSocketTransport(picows.WSListener):  # type: ignore[misc]
     def on_ws_frame(self, transport: picows.WSTransport, frame: picows.WSFrame) -> None:
         kind = frame.msg_type
         if kind == picows.WSMsgType.CLOSE:
-            code, reason = frame.get_close_code(), frame.get_close_message() or ""
-            self._inbox.end(NetworkError(f"the server closed the connection ({code} {reason})"))
+            code = frame.get_close_code()
+            reason = bytes(frame.get_close_message() or b"").decode("utf-8", "replace")
+            self._inbox.end(
+                NetworkError(f"the server closed the connection ({code or 1005} {reason})")
+            )
             transport.send_close(code or picows.WSCloseCode.OK)
             transport.disconnect()
             return
@@ -64,6 +69,8 @@ class WebSocketTransport(picows.WSListener):  # type: ignore[misc]
             return
         payload = frame.get_payload_as_bytes()
         self.bytes_received += len(payload)
+        if self.first_byte is None and payload:
+            self.first_byte = payload[0]
         if not frame.fin or self._partial:
             self._partial.append(payload)
             if sum(map(len, self._partial)) > FRAME_BYTES_MAX:
@@ -125,7 +132,7 @@ class WebSocketTransport(picows.WSListener):  # type: ignore[misc]
     async def close(self, code: int, reason: str) -> None:
         if self._gone.is_set() or self._ws is None:
             return
-        self._ws.send_close(code, reason.encode())
+        self._ws.send_close(picows.WSCloseCode(code), reason.encode())
         self._ws.disconnect()
 
 

@@ -152,13 +152,15 @@ def _read_key_file(path: Path) -> list[bytes]:
     if path.is_symlink():
         raise InvalidArgument(f"the key file {path} is a symbolic link, which is refused")
     descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | os.O_NONBLOCK)
-    with os.fdopen(descriptor, "rb") as file:
-        status = os.fstat(file.fileno())
+    try:
+        status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
             raise InvalidArgument(f"the key file {path} is not a file")
         if status.st_mode & 0o077:
             raise InvalidArgument(f"the key file {path} may be read by others: `chmod 600` it")
-        text = file.read(_KEY_FILE_BYTES_MAX).decode("ascii", "replace")
+        text = os.read(descriptor, _KEY_FILE_BYTES_MAX).decode("ascii", "replace")
+    finally:
+        os.close(descriptor)
     keys = decode_keys(text.replace("\n", ","), str(path))
     if not keys:
         raise InvalidArgument(f"the key file {path} holds no key")

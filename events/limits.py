@@ -40,6 +40,7 @@ INBOUND_BYTES_MAX: Final = 4 * 1024 * 1024
 OUTBOUND_BYTES_MAX: Final = 8 * 1024 * 1024
 """Frames that wait to be sent to a peer that does not read; beyond it the session waits."""
 CLOSE_SECONDS_MAX: Final = 10.0
+RETRY_SECONDS_MAX: Final = 15.0
 CONNECT_SECONDS_MAX: Final = 20.0
 PING_IDLE_SECONDS: Final = 20.0
 PING_REPLY_SECONDS_MAX: Final = 60.0

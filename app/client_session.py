@@ -1,0 +1,100 @@
+"""One connection of the client: open it, run a machine over it, say what came of it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from ..adapters.websocket_client import WebSocketTransport, connect
+from ..events.errors import (
+    EdgeReplicaError,
+    FrameUndecodable,
+    InvalidArgument,
+    NetworkError,
+    error_from_wire,
+)
+from ..events.session import Event
+from ..events.wire import V1, V2
+from ..fsm.machine import Machine
+from .compression import CompressMode
+from .driver import CODECS, Driver, End
+from .results import Progress, ProgressHook
+from .server_url import normalize_server
+
+LOOPBACK_HOSTS = ("localhost", "127.0.0.1", "::1")
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What a caller may choose for a sync; `protocol` None is v2, and v1 with an old server."""
+
+    server: str
+    token: str
+    busy_timeout_seconds: float = 5.0
+    retries: int = 5
+    compress: CompressMode = "auto"
+    protocol: int | None = None
+    checksum: bool = False
+    progress: ProgressHook | None = None
+    record: Path | None = None
+
+    @property
+    def sync_url(self) -> str:
+        url = normalize_server(self.server)
+        return "ws" + url.removeprefix("http") + "/sync"
+
+    @property
+    def on_loopback(self) -> bool:
+        return urlsplit(self.server).hostname in LOOPBACK_HOSTS
+
+    def tell(self, progress: Progress) -> None:
+        if self.progress is not None:
+            self.progress(progress)
+
+
+class OldServer(EdgeReplicaError):
+    """The server answered in wire v1: it does not speak v2. Internal: the session is run again."""
+
+
+async def run_session(
+    options: Options,
+    wire_version: int,
+    make: Callable[[WebSocketTransport], tuple[Machine, End, Event]],
+) -> tuple[Machine, WebSocketTransport]:
+    """Connect, run the machine that `make` gives until it is done, and raise what went wrong."""
+    transport = await connect(options.sync_url, options.token)
+    machine, end, first = make(transport)
+    recorder = None
+    if options.record is not None:
+        from .replay import FileRecorder  # noqa: PLC0415 - only where a session is recorded
+
+        recorder = FileRecorder(options.record, machine)
+    driver = Driver(machine, end, transport, codec=CODECS[wire_version], recorder=recorder)
+    try:
+        await driver.run(first)
+    finally:
+        await transport.close(1000, "")
+        if recorder is not None:
+            recorder.close()
+    if machine.refusal is not None:
+        refusal = machine.refusal
+        raise error_from_wire(refusal.code, refusal.message, refusal.details)
+    if driver.failure is not None:
+        if (
+            wire_version == V2
+            and isinstance(driver.failure, FrameUndecodable)
+            and transport.first_byte == V1
+        ):
+            raise OldServer("the server speaks wire v1") from driver.failure
+        raise driver.failure
+    if machine.state_id == "lost":
+        raise NetworkError("the connection to the server was lost")
+    return machine, transport
+
+
+def check_options(options: Options) -> None:
+    if options.protocol not in (None, 1, 2):
+        raise InvalidArgument("protocol is 1, 2 or None")
+    if options.retries < 0:
+        raise InvalidArgument("retries is 0 or more")
+    normalize_server(options.server)

@@ -1,0 +1,160 @@
+"""What a sync starts from: the file's content against what its sidecar remembers.
+
+The sidecar is a hint. Where it fits, only changed pages are hashed, or nothing is read at all;
+where it does not, the whole file is hashed. `ignore_sidecar` is for the second try after the
+server found a hint to be wrong.
+"""
+
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..adapters.hashing import FINGERPRINT_BYTES, fingerprints
+from ..adapters.local_changes import find_changes
+from ..adapters.local_snapshot import LocalSnapshot
+from ..adapters.local_state import FileState, unchanged
+from ..adapters.sidecar import Sidecar, SidecarHeader
+from ..events.limits import DIGEST_BYTES
+from .local_content import LocalContent
+
+
+class Fingerprints:
+    """The local pages' fingerprints under one secret seed, filled as pages pass by."""
+
+    def __init__(self, page_size: int, page_count: int, seed: int | None = None) -> None:
+        self.seed = secrets.randbits(64) if seed is None else seed
+        self._page_size = page_size
+        self.joined = bytearray(page_count * FINGERPRINT_BYTES)
+
+    def note(self, first: int, data: memoryview) -> None:
+        """`data` are the pages from `first` on."""
+        prints = fingerprints(data, self._page_size, self.seed, first)
+        at = (first - 1) * FINGERPRINT_BYTES
+        self.joined[at : at + len(prints)] = prints
+
+    def resized(self, page_count: int) -> "Fingerprints":
+        copy = Fingerprints(self._page_size, page_count, self.seed)
+        kept = self.joined[: page_count * FINGERPRINT_BYTES]
+        copy.joined[: len(kept)] = kept
+        return copy
+
+
+@dataclass(slots=True)
+class LocalPlan:
+    """The file at `path` as a sync finds it.
+
+    `base` is what the sidecar says was last synced (None: never, or not with this file's
+    content). `content` is None if there is no file, or an empty one. `changed` says whether the
+    content differs from the base's; True where there is no base.
+    """
+
+    path: Path
+    exists: bool
+    base: SidecarHeader | None
+    content: LocalContent | None
+    state: FileState | None
+    prints: Fingerprints | None
+    changed: bool
+    snapshot: LocalSnapshot | None = None
+
+    @property
+    def page_size(self) -> int:
+        return self.content.page_size if self.content else 4096
+
+    @property
+    def page_count(self) -> int:
+        return self.content.page_count if self.content else 0
+
+    @property
+    def known_root(self) -> bytes | None:
+        """The root of the content, where it is known without reading the whole file."""
+        if self.base is None or self.content is None:
+            return None
+        return self.content.root() if self.changed else self.base.root
+
+    def root(self) -> bytes:
+        """The root of the content, whatever it costs."""
+        assert self.content is not None
+        return self.known_root or self.content.root()
+
+    def load_prints(self) -> Fingerprints:
+        """The content's fingerprints: those noted, or the sidecar's if nothing was read."""
+        if self.prints is None:
+            sidecar = Sidecar.load(self.path)
+            assert sidecar is not None
+            self.prints = Fingerprints(self.page_size, self.page_count, sidecar.header.seed)
+            self.prints.joined[:] = sidecar.fingerprints
+        return self.prints
+
+    def is_remembered_as(self, version: int | None, database: str) -> bool:
+        """Whether the sidecar already says that this very state is `version`."""
+        base = self.base
+        return (
+            base is not None
+            and not self.changed
+            and (base.version, base.database, base.state) == (version, database, self.state)
+        )
+
+    def close_snapshot(self) -> None:
+        """Let go of the file; what was read stays known."""
+        if self.snapshot is not None:
+            self.snapshot.close()
+
+
+def empty_plan(path: Path) -> LocalPlan:
+    """No file, or an empty one: nothing that could be kept or lost."""
+    return LocalPlan(path, path.exists(), None, None, None, None, changed=False)
+
+
+@contextmanager
+def open_plan(
+    path: Path,
+    *,
+    busy_timeout_seconds: float,
+    checksum: bool = False,
+    ignore_sidecar: bool = False,
+) -> Iterator[LocalPlan]:
+    """The plan for an existing file; its snapshot is open until the block ends."""
+    header = None if ignore_sidecar else Sidecar.load_header(path)
+    if header is not None and not checksum and unchanged(path, header.state):
+        yield _unchanged_plan(path, header)
+        return
+    with LocalSnapshot.open(path, busy_timeout_seconds=busy_timeout_seconds) as snapshot:
+        yield _read_plan(path, snapshot, header)
+
+
+def _unchanged_plan(path: Path, header: SidecarHeader) -> LocalPlan:
+    """Nothing of the file is read; the sidecar's arrays only if they are asked for."""
+
+    def digests() -> bytearray:
+        sidecar = Sidecar.load(path)
+        assert sidecar is not None
+        return bytearray(sidecar.hashes)
+
+    content = LocalContent(None, header.page_size, header.page_count, digests=digests, changed=())
+    return LocalPlan(path, True, header, content, header.state, None, changed=False)
+
+
+def _read_plan(path: Path, snapshot: LocalSnapshot, header: SidecarHeader | None) -> LocalPlan:
+    sidecar = Sidecar.load(path) if header is not None else None
+    if sidecar is None or sidecar.header.page_size != snapshot.page_size:
+        prints = Fingerprints(snapshot.page_size, snapshot.page_count)
+        content = LocalContent(
+            snapshot, snapshot.page_size, snapshot.page_count, on_pages=prints.note
+        )
+        base = sidecar.header if sidecar is not None else None
+        return LocalPlan(path, True, base, content, snapshot.state, prints, True, snapshot)
+    changes = find_changes(snapshot, sidecar)
+    prints = Fingerprints(snapshot.page_size, snapshot.page_count, sidecar.header.seed)
+    prints.joined = bytearray(changes.fingerprints)
+    content = LocalContent(
+        snapshot,
+        snapshot.page_size,
+        snapshot.page_count,
+        digests=bytearray(changes.hashes),
+        changed=changes.runs,
+    )
+    changed = bool(changes.runs) or snapshot.page_count * DIGEST_BYTES != len(sidecar.hashes)
+    return LocalPlan(path, True, sidecar.header, content, snapshot.state, prints, changed, snapshot)

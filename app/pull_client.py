@@ -1,0 +1,252 @@
+"""The client's hands in a pull: say what is held, keep what comes aside, verify, install.
+
+Pages of a new file go straight to their place in a temporary file beside it; pages for an existing
+file are spooled (in memory while they are few). Nothing that others see changes before
+`ApplyVersion` has found the root right.
+"""
+
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import IO
+
+from ..adapters.hashing import NO_DIGEST, hash_pages, root_of
+from ..adapters.local_apply import apply_version
+from ..adapters.local_errors import local_errors
+from ..adapters.local_fresh import FreshFile
+from ..adapters.local_state import FileState, unchanged
+from ..events.errors import EdgeReplicaError, RootMismatch, UnpushedChanges
+from ..events.limits import DIGEST_BYTES, SPOOL_BYTES_IN_MEMORY_MAX
+from ..events.messages import HelloReply
+from ..events.pages import count_pages, lock_byte_page
+from ..events.session import (
+    Announcement,
+    DrilledDown,
+    PagesStored,
+    ReplicaPrepared,
+    VersionApplied,
+    WindowHashed,
+)
+from ..fsm.effects import ApplyVersion, HashWindow, PrepareReplica, StorePages
+from ..fsm.effects import DrillDown as DrillDownEffect
+from .compression import decode
+from .driver import Handler
+from .local_content import DrillDown, LocalContent, PageHook
+
+
+class Spool:
+    """Pages kept aside in the order of arrival: (first page, joined data) pieces."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        with local_errors(directory):
+            self._file: IO[bytes] = tempfile.SpooledTemporaryFile(  # noqa: SIM115 - see `close`
+                SPOOL_BYTES_IN_MEMORY_MAX, "w+b", prefix=".edgereplica-", dir=str(directory)
+            )
+        self._pieces: list[tuple[int, int]] = []
+
+    def write(self, first: int, data: memoryview) -> None:
+        with local_errors(self._directory):
+            self._file.write(data)
+        self._pieces.append((first, len(data)))
+
+    def pieces(self) -> Iterator[tuple[int, bytes]]:
+        self._file.seek(0)
+        for first, length in self._pieces:
+            yield first, self._file.read(length)
+
+    def close(self) -> None:
+        self._file.close()
+
+
+class PullClientEnd:
+    """Performs the effects of `ClientPull` for the file at `path`.
+
+    `content` is what the file holds (None: nothing worth keeping), `refusal` what stands against
+    overwriting it. After a pull, `digests` are those of the version installed.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        content: LocalContent | None,
+        *,
+        exists: bool,
+        refusal: EdgeReplicaError | None,
+        wire_version: int,
+        dry_run: bool,
+        busy_timeout_seconds: float,
+        planned_state: FileState | None,
+        before_install: Callable[[], None],
+        on_pages: PageHook,
+        on_step: Callable[[], None],
+    ) -> None:
+        self._path = path
+        self._content = content
+        self._exists = exists
+        self._refusal = refusal
+        self._wire_version = wire_version
+        self._dry_run = dry_run
+        self._busy_timeout_seconds = busy_timeout_seconds
+        self._planned_state = planned_state
+        self._before_install = before_install
+        self._on_pages = on_pages
+        self._on_step = on_step
+        self._reply: HelloReply | None = None
+        self._drill: DrillDown | None = None
+        self._windows: Iterator[WindowHashed] | None = None
+        self._fresh: FreshFile | None = None
+        self._spool: Spool | None = None
+        self.digests = bytearray()
+        self.pages_received = 0
+        self.pages_differing = 0
+        self.applied: FileState | None = None
+
+    @property
+    def handlers(self) -> Mapping[type, Handler]:
+        return {
+            PrepareReplica: self.prepare,
+            HashWindow: self.hash_window,
+            DrillDownEffect: self.drill_down,
+            StorePages: self.store,
+            ApplyVersion: self.apply,
+        }
+
+    @property
+    def replaced_whole(self) -> bool:
+        """Whether the file was written anew, not changed in place."""
+        return self._fresh is not None
+
+    @property
+    def page_size(self) -> int:
+        assert self._reply is not None
+        return self._reply.page_size
+
+    @property
+    def page_count(self) -> int:
+        assert self._reply is not None
+        return self._reply.page_count
+
+    @property
+    def pages_expected(self) -> int:
+        """How many pages will come, where the server said so; else at most this many."""
+        assert self._reply is not None
+        changed = self._reply.pages_changed
+        return self._reply.page_count if changed is None else changed
+
+    def close(self) -> None:
+        """Remove what was kept aside; harmless after an installation."""
+        if self._fresh is not None:
+            self._fresh.abandon()
+        if self._spool is not None:
+            self._spool.close()
+
+    async def prepare(self, effect: PrepareReplica) -> ReplicaPrepared:
+        if self._refusal is not None and not self._dry_run:
+            raise self._refusal
+        reply = self._reply = effect.reply
+        self.digests = bytearray(reply.page_count * DIGEST_BYTES)
+        content = self._content
+        if content is None or content.page_size != reply.page_size:
+            self._fresh = FreshFile(self._path, reply.page_size, reply.page_count)
+            return ReplicaPrepared("nothing")
+        held = content.digests[: reply.page_count * DIGEST_BYTES]
+        self.digests[: len(held)] = held
+        self._spool = Spool(self._path.parent)
+        return ReplicaPrepared(self._announcement(content, reply))
+
+    def _announcement(self, content: LocalContent, reply: HelloReply) -> Announcement:
+        if reply.base_known:
+            return "windows" if content.changed else "nothing"
+        return "windows" if self._wire_version == 1 else "ranges"
+
+    async def hash_window(self, effect: HashWindow) -> WindowHashed:
+        assert self._content is not None
+        assert self._reply is not None
+        if self._windows is None:
+            runs = self._content.everything
+            if self._drill is not None:
+                runs = self._drill.differing
+            elif self._reply.base_known and self._content.changed is not None:
+                runs = self._content.changed
+            self._windows = self._content.windows(runs)
+        return next(self._windows)
+
+    async def drill_down(self, effect: DrillDownEffect) -> DrilledDown:
+        assert self._content is not None
+        if self._drill is None:
+            self._drill = DrillDown(self._content, to_single_pages=self._dry_run)
+        ranges = self._drill.next_round(effect.runs)
+        if not ranges:
+            self.pages_differing = count_pages(self._drill.differing)
+        return DrilledDown(ranges)
+
+    async def store(self, effect: StorePages) -> PagesStored:
+        assert self._reply is not None
+        size, pages = self._reply.page_size, count_pages(effect.runs)
+        data = memoryview(decode(effect.codec, effect.data, pages * size))
+        at = 0
+        for first, last in effect.runs:
+            piece = data[at : at + (last - first + 1) * size]
+            at += len(piece)
+            digests = hash_pages(piece, size, first)
+            self.digests[(first - 1) * DIGEST_BYTES : last * DIGEST_BYTES] = digests
+            self._write(first, piece)
+            self._on_pages(first, piece)
+        self.pages_received += pages
+        self._on_step()
+        return PagesStored(pages, len(effect.data))
+
+    def _write(self, first: int, piece: memoryview) -> None:
+        if self._fresh is not None:
+            self._fresh.write(first, piece)
+        else:
+            assert self._spool is not None
+            self._spool.write(first, piece)
+
+    async def apply(self, effect: ApplyVersion) -> VersionApplied:
+        assert self._reply is not None
+        for announced in (self._reply.root, effect.root):
+            if announced is not None and announced != root_of(self.digests):
+                raise RootMismatch(
+                    "the pulled pages do not have the version's root; nothing was installed"
+                )
+        self._check_complete()
+        self._before_install()
+        if self._fresh is not None:
+            self.applied = self._fresh.install(
+                replace=self._content is not None,
+                busy_timeout_seconds=self._busy_timeout_seconds,
+            )
+        else:
+            assert self._spool is not None
+            self.applied = apply_version(
+                self._path,
+                page_size=self.page_size,
+                page_count=self.page_count,
+                pages=self._spool.pieces(),
+                busy_timeout_seconds=self._busy_timeout_seconds,
+                check=self._check_unchanged,
+            )
+        return VersionApplied(effect.version or self._reply.head or 0)
+
+    def _check_unchanged(self) -> None:
+        """Under the write lock: nobody has written to the file since it was compared."""
+        assert self._planned_state is not None
+        if not unchanged(self._path, replace(self._planned_state, settled=True)):
+            raise UnpushedChanges(
+                f"{self._path} was changed while the pull ran; nothing was installed",
+                hint="run the pull again",
+            )
+
+    def _check_complete(self) -> None:
+        """Wire v1 announces no root, so look for pages that neither came nor were held."""
+        assert self._reply is not None
+        lock_page = lock_byte_page(self._reply.page_size)
+        at = self.digests.find(NO_DIGEST)
+        while at >= 0:
+            page, inside = divmod(at, DIGEST_BYTES)
+            if inside == 0 and page + 1 != lock_page:
+                raise RootMismatch(f"page {page + 1} never came; nothing was installed")
+            at = self.digests.find(NO_DIGEST, at + 1)

@@ -1,0 +1,108 @@
+"""The server's hands in a pull: choose a version, compare what the client says it holds, read."""
+
+from collections.abc import AsyncIterator, Mapping
+from typing import TYPE_CHECKING
+
+from ..adapters.page_storage import PageBatch
+from ..adapters.pull_selection import PullSelection
+from ..events.errors import NotFound, PermissionDenied
+from ..events.messages import At
+from ..events.pages import Runs
+from ..events.session import HashesCompared, PagesRead, PullOpened, RangesCompared
+from ..fsm.effects import CompareHashes, CompareRanges, OpenPull, ReadMore, ReadPages
+from .driver import Handler
+from .sync_services import Opened, SyncServices, open_database
+from .tokens import VerifiedClaims
+
+if TYPE_CHECKING:
+    from ..events.domain import VersionCommitted
+
+
+class PullServerEnd:
+    """Performs the effects of `ServerPull` for the bearer of `claims`."""
+
+    def __init__(self, services: SyncServices, claims: VerifiedClaims) -> None:
+        self._services = services
+        self._claims = claims
+        self._selection: PullSelection | None = None
+        self._batches: AsyncIterator[PageBatch] | None = None
+        self._org_id = ""
+        self._speaks_v1 = False
+
+    @property
+    def handlers(self) -> Mapping[type, Handler]:
+        return {
+            OpenPull: self.open,
+            CompareHashes: self.compare_hashes,
+            CompareRanges: self.compare_ranges,
+            ReadPages: self.read,
+            ReadMore: self.read_more,
+        }
+
+    async def open(self, effect: OpenPull) -> PullOpened:
+        hello = effect.hello
+        self._speaks_v1 = hello.page_count is None
+        opened = await open_database(self._services, self._claims)
+        self._org_id = opened.history.org_id
+        version = self._choose(opened, hello.at)
+        info = opened.info(version, hello.page_size)
+        base = opened.known_base(hello)
+        if hello.root is not None and hello.root == info.root:
+            return PullOpened(info, base_known=base is not None, pages_changed=0)
+        storage = self._services.storage
+        selection = self._selection = PullSelection(await opened.open_map(storage, info.version))
+        changed = None
+        if base and opened.history.at(base).page_size == info.page_size == hello.page_size:
+            selection.hold_base(await opened.open_map(storage, base))
+            changed = selection.count()
+        return PullOpened(info, base_known=changed is not None, pages_changed=changed)
+
+    def _choose(self, opened: Opened, at: At) -> "VersionCommitted | None":
+        """The version wanted, within what the token may see; None for the empty database."""
+        history, newest = opened.history, self._claims.max_version
+        if at is None:
+            version = history.head
+            if newest is not None and version is not None and version.version > newest:
+                version = history.at(newest) if newest else None
+            return version
+        if at == 0 and isinstance(at, int):
+            return None
+        try:
+            version = history.at(at) if isinstance(at, int) else history.at_time(at)
+        except NotFound as error:
+            raise NotFound(
+                f"{error.message}; this database has versions 1 to {history.head_version}"
+            ) from error
+        if newest is not None and version.version > newest:
+            raise PermissionDenied(f"this token reads versions up to {newest}")
+        return version
+
+    @property
+    def _selected(self) -> PullSelection:
+        assert self._selection is not None
+        return self._selection
+
+    async def compare_hashes(self, effect: CompareHashes) -> HashesCompared:
+        return HashesCompared(self._selected.compare_hashes(effect.windows))
+
+    async def compare_ranges(self, effect: CompareRanges) -> RangesCompared:
+        return RangesCompared(self._selected.compare_ranges(effect.ranges))
+
+    async def read(self, effect: ReadPages) -> PagesRead:
+        runs: Runs = self._selected.runs() if effect.runs is None else effect.runs
+        if effect.runs is not None:
+            self._selected.mark_sent(effect.runs)
+        reader = self._services.storage.reader(self._selected.page_map, self._org_id)
+        self._batches = reader.batches(
+            runs,
+            codecs=("raw",) if self._speaks_v1 else ("raw", "zstd"),
+            verify=self._speaks_v1,
+            page_order=self._speaks_v1,
+        )
+        return await self.read_more(ReadMore())
+
+    async def read_more(self, effect: ReadMore) -> PagesRead:
+        assert self._batches is not None
+        async for batch in self._batches:
+            return PagesRead(batch.runs, batch.codec, bytes(batch.data))
+        return PagesRead()

@@ -1,0 +1,207 @@
+"""The server's hands in a push: compare, verify and stage pages, commit a version.
+
+What is staged is invisible until `CommitPush` has appended a `VersionCommitted` whose parent is
+still the head. The root is computed over this side's own records and must be the one the client
+named. A forced push that finds the head moved takes the new head as its parent: its content is
+whole, so nothing of the other version is mixed in.
+"""
+
+from collections.abc import Mapping
+
+from ..adapters.page_storage import PushStage, Sealed, StagedSegment
+from ..events.domain import SegmentStaged, VersionCommitted, segment_stream
+from ..events.errors import Conflict
+from ..events.limits import CONFLICT_RUNS_MAX, SEGMENTS_RESUMED_MAX
+from ..events.messages import Hello
+from ..events.pages import digest, page_size
+from ..events.session import (
+    Failed,
+    HashesCompared,
+    PagesStaged,
+    PushCommitted,
+    PushOpened,
+    RangesCompared,
+)
+from ..fsm.effects import (
+    AbandonPush,
+    CommitPush,
+    CompareHashes,
+    CompareRanges,
+    OpenPush,
+    StagePages,
+)
+from .driver import Handler
+from .history import History
+from .sync_services import Opened, SyncServices, open_database
+from .tokens import VerifiedClaims
+
+
+class PushServerEnd:
+    """Performs the effects of `ServerPush` for the bearer of `claims`."""
+
+    def __init__(self, services: SyncServices, claims: VerifiedClaims) -> None:
+        self._services = services
+        self._claims = claims
+        self._opened: Opened | None = None
+        self._stage: PushStage | None = None
+        self._page_size = 0
+        self._base = 0
+        self._force = False
+        self._highest_announced = 0
+        self.committed_version: int | None = None
+
+    @property
+    def handlers(self) -> Mapping[type, Handler]:
+        return {
+            OpenPush: self.open,
+            CompareHashes: self.compare_hashes,
+            CompareRanges: self.compare_ranges,
+            StagePages: self.stage,
+            CommitPush: self.commit,
+            AbandonPush: self.abandon,
+        }
+
+    async def open(self, effect: OpenPush) -> PushOpened:
+        hello = effect.hello
+        opened = self._opened = await open_database(self._services, self._claims)
+        head = opened.history.head
+        self._page_size = hello.page_size
+        self._force = hello.force
+        base = opened.known_base(hello)
+        info = opened.info(head, hello.page_size)
+        if hello.root is not None and hello.root == info.root:
+            return PushOpened(info, base_known=base is not None)
+        conflict = None
+        if head is not None and not hello.force and base != head.version:
+            conflict = await self._conflict(opened, hello, base)
+        else:
+            await self._open_stage(opened, hello, base)
+        return PushOpened(info, base_known=base is not None, conflict=conflict)
+
+    async def _conflict(self, opened: Opened, hello: Hello, base: int | None) -> Failed:
+        """What stands between the client's base and the head, in pages if the base is known."""
+        if base is None:
+            return Failed.from_error(opened.conflict(hello.base))
+        storage = self._services.storage
+        head = await opened.open_map(storage, opened.history.head_version)
+        runs = head.diff(await opened.open_map(storage, base))
+        changed = sum(last - first + 1 for first, last in runs)
+        return Failed.from_error(
+            opened.conflict(
+                hello.base,
+                pages_changed=changed,
+                changed_runs=[list(run) for run in runs[:CONFLICT_RUNS_MAX]],
+            )
+        )
+
+    async def _open_stage(self, opened: Opened, hello: Hello, base: int | None) -> None:
+        """Stage on the client's base if it is known, else on the head; on nothing if its pages
+        have another size."""
+        comparable = base if base is not None else opened.history.head_version
+        version = opened.history.at(comparable) if comparable else None
+        if version is None or version.page_size != hello.page_size:
+            comparable, base = 0, None
+        self._base = comparable
+        storage = self._services.storage
+        segments = await self._services.repo.all(
+            "SELECT segment_id FROM staged_segments WHERE database_id = ? AND org_id = ? "
+            "ORDER BY staged_at DESC LIMIT ?",
+            opened.history.database_id,
+            opened.history.org_id,
+            SEGMENTS_RESUMED_MAX,
+        )
+        self._stage = await storage.open_stage(
+            org_id=opened.history.org_id,
+            database_id=opened.history.database_id,
+            base=await opened.open_map(storage, self._base),
+            page_size=hello.page_size,
+            staged_segment_ids=[row["segment_id"] for row in segments],
+            on_segment=self._note_segment,
+        )
+        if hello.page_count is None or base is not None:
+            self._stage.keep_base()
+
+    async def _note_segment(self, segment: StagedSegment) -> None:
+        assert self._opened is not None
+        event = SegmentStaged(
+            database_id=self._opened.history.database_id,
+            org_id=self._opened.history.org_id,
+            segment_id=segment.segment_id,
+            stored_bytes=segment.stored_bytes,
+            pages=segment.pages,
+        )
+        await self._services.log.append([(segment_stream(segment.segment_id), 0, [event])])
+
+    @property
+    def _staging(self) -> PushStage:
+        assert self._stage is not None
+        return self._stage
+
+    async def compare_hashes(self, effect: CompareHashes) -> HashesCompared:
+        for first, digests in effect.windows:
+            self._highest_announced = max(self._highest_announced, first + len(digests) // 32 - 1)
+        return HashesCompared(self._staging.announce(effect.windows))
+
+    async def compare_ranges(self, effect: CompareRanges) -> RangesCompared:
+        for _, last, _ in effect.ranges:
+            self._highest_announced = max(self._highest_announced, last)
+        return RangesCompared(self._staging.compare_ranges(effect.ranges))
+
+    async def stage(self, effect: StagePages) -> PagesStaged:
+        pages, stored = await self._staging.add(effect.runs, effect.codec, effect.data)
+        return PagesStaged(pages, stored)
+
+    async def commit(self, effect: CommitPush) -> PushCommitted:
+        assert self._opened is not None
+        complete = effect.complete
+        page_count = complete.page_count
+        if page_count is None:
+            page_count = self._highest_announced
+        history = self._opened.history
+        sealed = await self._staging.seal(
+            page_count,
+            expected_root=complete.root,
+            snapshot=self._base != history.head_version,
+        )
+        while True:
+            head = history.head
+            if head is not None and head.root == sealed.root:
+                return self._done(head.version, sealed.root)
+            try:
+                await self._services.histories.commit(
+                    history, self._version(history, sealed, complete.message)
+                )
+            except Conflict:
+                if not self._force:
+                    raise
+                history = (await open_database(self._services, self._claims)).history
+                sealed = await self._staging.seal(page_count, snapshot=True)
+                continue
+            return self._done(history.head_version + 1, sealed.root)
+
+    def _done(self, version: int, root: bytes) -> PushCommitted:
+        self.committed_version = version
+        return PushCommitted(version, root)
+
+    def _version(self, history: History, sealed: Sealed, message: str) -> VersionCommitted:
+        return VersionCommitted(
+            database_id=history.database_id,
+            version=history.head_version + 1,
+            parent=history.head_version,
+            page_size=page_size(self._page_size),
+            page_count=sealed.page_count,
+            root=digest(sealed.root),
+            author_id=self._claims.user_id,
+            author_email=self._claims.email,
+            message=message,
+            committed_at=self._services.clock.now(),
+            map_key=sealed.map_key,
+            map_is_snapshot=sealed.map_is_snapshot,
+            segments=tuple(sealed.segments),
+            pages_changed=sealed.pages_changed,
+            stored_bytes=sealed.stored_bytes,
+        )
+
+    async def abandon(self, effect: AbandonPush) -> None:
+        if self._stage is not None:
+            await self._stage.abandon()

@@ -1,0 +1,185 @@
+"""One attempt to push: plan, run the machine, remember what was synced."""
+
+import time
+from pathlib import Path
+from typing import Literal
+
+from ..adapters.websocket_client import WebSocketTransport
+from ..events.errors import Conflict, InvalidArgument, Unimplemented
+from ..events.pages import count_pages
+from ..events.session import Event, PushPlanned
+from ..events.wire import V1
+from ..fsm.client_push import ClientPush
+from ..fsm.machine import Machine
+from .client_session import Options, run_session
+from .compression import Compressor
+from .driver import End
+from .local_plan import LocalPlan, open_plan
+from .push_client import PushClientEnd
+from .remember import save_sidecar
+from .results import Progress, PushResult
+
+
+async def push_once(
+    path: Path,
+    options: Options,
+    wire_version: int,
+    *,
+    force: bool,
+    message: str,
+    dry_run: bool,
+    ignore_sidecar: bool,
+) -> PushResult:
+    """Push the file's committed state. `StaleSidecar` or `RootMismatch`: try again without it."""
+    if dry_run and wire_version == V1:
+        raise Unimplemented("wire v1 has no dry run")
+    started = time.monotonic()
+    if not path.exists():
+        raise InvalidArgument(f"there is no file {path}", hint="check the path given with --db")
+    options.tell(Progress("reading"))
+    with open_plan(
+        path,
+        busy_timeout_seconds=options.busy_timeout_seconds,
+        checksum=options.checksum,
+        ignore_sidecar=ignore_sidecar,
+    ) as plan:
+        return await _Push(plan, options, wire_version, dry_run).run(force, message, started)
+
+
+class _Push:
+    def __init__(self, plan: LocalPlan, options: Options, wire_version: int, dry_run: bool) -> None:
+        assert plan.content is not None
+        self.plan = plan
+        self.content = plan.content
+        self.options = options
+        self.wire_version = wire_version
+        self.dry_run = dry_run
+        self.end: PushClientEnd | None = None
+        self.transport: WebSocketTransport | None = None
+        self.started = time.monotonic()
+
+    async def run(self, force: bool, message: str, started: float) -> PushResult:
+        plan = self.plan
+        planned = PushPlanned(
+            page_size=plan.page_size,
+            page_count=plan.page_count,
+            base=plan.base.version if plan.base else None,
+            base_root=plan.base.root if plan.base and plan.base.version is not None else None,
+            root=plan.known_root if self.wire_version != V1 else None,
+            force=force,
+            dry_run=self.dry_run,
+            message=message,
+        )
+        self.content.spool_changes()
+        try:
+            machine, transport = await run_session(
+                self.options, self.wire_version, lambda t: self._make(t, planned)
+            )
+        except Conflict as conflict:
+            if self.dry_run:
+                return self._result("dry_run", conflict.details.get("head"), 0, started, True)
+            raise self._explained(conflict) from conflict
+        assert isinstance(machine, ClientPush)
+        return self._conclude(machine, transport, started)
+
+    def _make(
+        self, transport: WebSocketTransport, planned: PushPlanned
+    ) -> tuple[Machine, End, Event]:
+        self.transport = transport
+        since = time.monotonic()
+        compressor = Compressor(
+            self.options.compress if self.wire_version != V1 else "never",
+            loopback=self.options.on_loopback,
+            blocked_share=lambda: transport.blocked_seconds / max(1e-9, time.monotonic() - since),
+        )
+        self.end = PushClientEnd(self.content, compressor, self._tell)
+        return ClientPush(self.wire_version), self.end, planned
+
+    def _tell(self) -> None:
+        assert self.end is not None
+        assert self.transport is not None
+        self.options.tell(
+            Progress(
+                "sending",
+                self.end.pages_announced,
+                self.plan.page_count,
+                self.transport.bytes_sent,
+                self.transport.bytes_received,
+            )
+        )
+
+    def _explained(self, conflict: Conflict) -> Conflict:
+        """The server's conflict with this side's numbers, and what to do about it."""
+        details = dict(conflict.details)
+        if self.content.changed is not None:
+            details["local_pages_changed"] = count_pages(self.content.changed)
+        details["hint"] = (
+            "pull the head into another file and merge, or `sync push --force` to replace it "
+            "with this file"
+        )
+        return Conflict(conflict.message, **details)
+
+    def _conclude(
+        self, machine: ClientPush, transport: WebSocketTransport, started: float
+    ) -> PushResult:
+        assert machine.reply is not None
+        reply, done = machine.reply, machine.outcome
+        if machine.state_id == "measured":
+            return self._result("dry_run", reply.head, reply.head, started, False)
+        version = done.version if done is not None else reply.head
+        if self.plan.state is not None:
+            self._remember(version, reply.database)
+        return self._result(
+            "unchanged" if done is None else "pushed", version, reply.head, started, False
+        )
+
+    def _remember(self, version: int | None, database: str) -> None:
+        """Write the sidecar, unless it says all of this already."""
+        plan = self.plan
+        assert plan.state is not None
+        if plan.is_remembered_as(version, database):
+            return
+        save_sidecar(
+            plan.path,
+            server=self.options.server,
+            database=database,
+            version=version,
+            page_size=plan.page_size,
+            page_count=plan.page_count,
+            state=plan.state,
+            digests=self.content.digests,
+            prints=plan.load_prints(),
+        )
+
+    def _result(
+        self,
+        outcome: Literal["pushed", "unchanged", "dry_run"],
+        version: int | None,
+        head_before: int | None,
+        started: float,
+        would_conflict: bool,
+    ) -> PushResult:
+        end, transport, content = self.end, self.transport, self.content
+        assert end is not None
+        assert transport is not None
+        changed = end.pages_announced
+        sent = end.pages_requested if self.dry_run else end.pages_sent
+        return PushResult(
+            outcome="dry_run"
+            if self.dry_run
+            else "unchanged"
+            if outcome == "unchanged"
+            else "pushed",
+            version=version,
+            root=self.plan.root().hex(),
+            head_before=head_before,
+            page_size=content.page_size,
+            page_count=content.page_count,
+            pages_changed=changed,
+            pages_sent=sent,
+            pages_resumed=max(0, changed - sent) if outcome == "pushed" else 0,
+            bytes_sent=transport.bytes_sent,
+            bytes_received=transport.bytes_received,
+            seconds=time.monotonic() - started,
+            would_conflict=would_conflict,
+        )

@@ -1,0 +1,34 @@
+"""Write the sidecar: what the file and the server last agreed on."""
+
+from pathlib import Path
+
+from ..adapters.hashing import root_of
+from ..adapters.local_state import FileState
+from ..adapters.sidecar import Sidecar, SidecarHeader
+from .local_plan import Fingerprints
+
+
+def save_sidecar(
+    path: Path,
+    *,
+    server: str,
+    database: str,
+    version: int | None,
+    page_size: int,
+    page_count: int,
+    state: FileState,
+    digests: bytearray,
+    prints: Fingerprints,
+) -> None:
+    """The content with these `digests` is `version` of `database`, and stood in `state`."""
+    header = SidecarHeader(
+        server=server,
+        database=database,
+        version=version,
+        root=root_of(digests),
+        page_size=page_size,
+        page_count=page_count,
+        state=state,
+        seed=prints.seed,
+    )
+    Sidecar.save(path, header, digests, prints.joined)

@@ -1,0 +1,197 @@
+"""The Python API: a local SQLite file that follows a database on a server.
+
+    from edgereplica import Replica
+
+    replica = Replica("app.db", server="https://sync.example.org", token=token)
+    replica.push(message="nightly")
+    replica.pull()
+    replica.status()
+
+`AsyncReplica` has the same methods as coroutines. Push and pull hold the file's sync lock, so that
+two syncs of one file never run at once. Every call ends in a typed result or an error of
+`events.errors`; file and server are then either as they were or wholly at the new version.
+
+This module retries; what one attempt is, is said in `push_session` and `pull_session`.
+"""
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable, Coroutine
+from pathlib import Path
+from typing import Any, TypeVar
+
+from ..adapters.local_lock import SyncLock
+from ..events.errors import EdgeReplicaError, RootMismatch
+from ..events.limits import RETRY_SECONDS_MAX
+from ..events.messages import At
+from ..events.wire import V1, V2
+from .client_session import OldServer, Options, check_options
+from .compression import CompressMode
+from .local_content import StaleSidecar
+from .pull_session import pull_once
+from .push_session import push_once
+from .results import Progress, ProgressHook, PullResult, PushResult, ReplicaStatus
+from .status import read_status
+
+T = TypeVar("T")
+Attempt = Callable[[int, bool], Awaitable[T]]
+"""One try: (wire version, ignore the sidecar) → result."""
+
+
+class AsyncReplica:
+    """A local file and the database that `token` is for; see the module's docstring.
+
+    `busy_timeout_seconds`: how long to wait for a locked file. `retries`: attempts after a lost
+    connection; a refusal is never retried. `compress`: auto, always or never. `protocol`: 1 or 2
+    fixes the wire version, None prefers 2. `checksum`: read the file even if it looks unchanged.
+    `progress` is called with `Progress` values. `record`: write the session there for
+    `edgereplica fsm replay`.
+    """
+
+    def __init__(
+        self,
+        path: Path | str,
+        *,
+        server: str,
+        token: str,
+        busy_timeout_seconds: float = 5.0,
+        retries: int = 5,
+        compress: CompressMode = "auto",
+        protocol: int | None = None,
+        checksum: bool = False,
+        progress: ProgressHook | None = None,
+        record: Path | None = None,
+    ) -> None:
+        self.path = Path(path)
+        self.options = Options(
+            server=server,
+            token=token,
+            busy_timeout_seconds=busy_timeout_seconds,
+            retries=retries,
+            compress=compress,
+            protocol=protocol,
+            checksum=checksum,
+            progress=progress,
+            record=record,
+        )
+        check_options(self.options)
+
+    async def push(
+        self, *, force: bool = False, message: str = "", dry_run: bool = False
+    ) -> PushResult:
+        """Make the file's committed state the database's next version, whole or not at all.
+
+        Raises `Conflict` if the head is not the version last synced, unless `force`.
+        """
+
+        async def attempt(wire_version: int, ignore_sidecar: bool) -> PushResult:
+            return await push_once(
+                self.path,
+                self.options,
+                wire_version,
+                force=force,
+                message=message,
+                dry_run=dry_run,
+                ignore_sidecar=ignore_sidecar,
+            )
+
+        return await self._locked(attempt)
+
+    async def pull(
+        self,
+        *,
+        force: bool = False,
+        backup: bool = True,
+        at: At = None,
+        dry_run: bool = False,
+    ) -> PullResult:
+        """Make the file the head, or the version `at` (a number, or a Unix time as a float).
+
+        Raises `UnpushedChanges` or `NoSharedHistory` rather than lose anything, unless `force`;
+        then the old file is kept beside it unless `backup` is false.
+        """
+
+        async def attempt(wire_version: int, ignore_sidecar: bool) -> PullResult:
+            return await pull_once(
+                self.path,
+                self.options,
+                wire_version,
+                force=force,
+                backup=backup,
+                at=at,
+                dry_run=dry_run,
+                ignore_sidecar=ignore_sidecar,
+            )
+
+        return await self._locked(attempt)
+
+    async def status(self) -> ReplicaStatus:
+        """What push and pull would do. Changes nothing."""
+
+        async def attempt(wire_version: int, ignore_sidecar: bool) -> ReplicaStatus:
+            return await read_status(self.path, self.options)
+
+        return await self._retrying(attempt)
+
+    async def _locked(self, attempt: Attempt[T]) -> T:
+        with SyncLock(self.path):
+            return await self._retrying(attempt)
+
+    async def _retrying(self, attempt: Attempt[T]) -> T:
+        wire_version = self.options.protocol or V2
+        ignore_sidecar = False
+        failures = 0
+        while True:
+            try:
+                return await attempt(wire_version, ignore_sidecar)
+            except OldServer:
+                if self.options.protocol is not None:
+                    raise
+                wire_version = V1
+            except (StaleSidecar, RootMismatch):
+                if ignore_sidecar:
+                    raise
+                ignore_sidecar = True
+            except EdgeReplicaError as error:
+                failures += 1
+                if not error.retryable or failures > self.options.retries:
+                    raise
+                await self._pause(failures, error)
+
+    async def _pause(self, failures: int, error: EdgeReplicaError) -> None:
+        """Exponential backoff with jitter, said out loud."""
+        seconds = min(RETRY_SECONDS_MAX, 0.25 * 2**failures) * (0.5 + random.random() / 2)  # noqa: S311 - jitter
+        self.options.tell(
+            Progress(
+                "retrying",
+                note=f"{error.message}; attempt {failures} of {self.options.retries} "
+                f"in {seconds:.1f} s",
+            )
+        )
+        await asyncio.sleep(seconds)
+
+
+class Replica:
+    """`AsyncReplica` for callers without an event loop: the same arguments, blocking methods."""
+
+    def __init__(self, path: Path | str, *, server: str, token: str, **options: Any) -> None:
+        self._replica = AsyncReplica(path, server=server, token=token, **options)
+        self.path = self._replica.path
+
+    def push(self, *, force: bool = False, message: str = "", dry_run: bool = False) -> PushResult:
+        """See `AsyncReplica.push`."""
+        return _run(self._replica.push(force=force, message=message, dry_run=dry_run))
+
+    def pull(
+        self, *, force: bool = False, backup: bool = True, at: At = None, dry_run: bool = False
+    ) -> PullResult:
+        """See `AsyncReplica.pull`."""
+        return _run(self._replica.pull(force=force, backup=backup, at=at, dry_run=dry_run))
+
+    def status(self) -> ReplicaStatus:
+        """See `AsyncReplica.status`."""
+        return _run(self._replica.status())
+
+
+def _run(work: Coroutine[Any, Any, T]) -> T:
+    return asyncio.run(work)

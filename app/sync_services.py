@@ -1,0 +1,109 @@
+"""What the server's ends share: services, the session's rights, and versions as they tell them."""
+
+from dataclasses import dataclass
+
+from ..adapters.event_log import EventLog
+from ..adapters.page_storage import PageMap, PageStorage, VersionRef
+from ..adapters.ports import Clock, Repo
+from ..events.domain import VersionCommitted
+from ..events.errors import Conflict, NotFound
+from ..events.messages import Hello
+from ..events.session import VersionInfo
+from .history import DatabaseHistory, History
+from .tokens import VerifiedClaims
+
+EMPTY_ROOT = bytes.fromhex("af1349b9f5f9a1a6a0404dea36dcc9499bcb25c9adc112b7cc9a93cae41f3262")
+"""BLAKE3 of nothing: the root of version 0."""
+
+
+@dataclass(frozen=True, slots=True)
+class SyncServices:
+    """What a session is joined to; made once, in `app.bootstrap`."""
+
+    repo: Repo
+    log: EventLog
+    histories: DatabaseHistory
+    storage: PageStorage
+    clock: Clock
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """A database as one session found it."""
+
+    history: History
+    claims: VerifiedClaims
+
+    def refs(self, version: int) -> list[VersionRef]:
+        """`version` and its ancestors down to the nearest whole map, ascending."""
+        refs: list[VersionRef] = []
+        while version > 0:
+            committed = self.history.at(version)
+            refs.append(version_ref(committed, self.history.org_id))
+            if committed.map_is_snapshot:
+                break
+            version = committed.parent
+        return refs[::-1]
+
+    async def open_map(self, storage: PageStorage, version: int) -> PageMap:
+        return await storage.open_map(self.refs(version), version)
+
+    def info(self, version: VersionCommitted | None, page_size: int) -> VersionInfo:
+        """`version` as the client is told of it; None is the empty database."""
+        if version is None:
+            return VersionInfo(0, EMPTY_ROOT, page_size, 0, database=self.history.database_id)
+        return VersionInfo(
+            version=version.version,
+            root=version.root,
+            page_size=version.page_size,
+            page_count=version.page_count,
+            database=self.history.database_id,
+            author=version.author_email,
+            committed_at=version.committed_at,
+        )
+
+    def known_base(self, hello: Hello) -> int | None:
+        """The client's base if this history has it, with the same root."""
+        if hello.base is None:
+            return None
+        if hello.base == 0:
+            return 0 if hello.base_root in (None, EMPTY_ROOT) else None
+        try:
+            version = self.history.at(hello.base)
+        except NotFound:
+            return None
+        return hello.base if version.root == hello.base_root else None
+
+    def conflict(self, base: int | None, **more: object) -> Conflict:
+        head = self.history.head
+        assert head is not None
+        built_on = "no version of this database" if base is None else f"version {base}"
+        return Conflict(
+            f"the push builds on {built_on}, but the head is version {head.version} "
+            f"by {head.author_email}",
+            base=base,
+            head=head.version,
+            author=head.author_email,
+            committed_at=head.committed_at,
+            **more,
+        )
+
+
+def version_ref(version: VersionCommitted, org_id: str) -> VersionRef:
+    return VersionRef(
+        database_id=version.database_id,
+        org_id=org_id,
+        version=version.version,
+        page_size=version.page_size,
+        page_count=version.page_count,
+        root=version.root,
+        map_key=version.map_key,
+        map_is_snapshot=version.map_is_snapshot,
+    )
+
+
+async def open_database(services: SyncServices, claims: VerifiedClaims) -> Opened:
+    """The database that `claims` are for; `NotFound` if it is gone."""
+    assert claims.database_id is not None
+    history = await services.histories.open(claims.database_id, claims.org_id)
+    return Opened(history, claims)
