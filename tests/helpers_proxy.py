@@ -2,6 +2,7 @@
 
 import socket
 from collections.abc import Callable
+from contextlib import suppress
 from threading import Event, Thread
 from typing import Self
 from urllib.parse import urlsplit
@@ -30,10 +31,8 @@ class StallingProxy:
 
     def __exit__(self, *_: object) -> None:
         for opened in self._sockets:
-            try:
+            with suppress(OSError):  # its peer was first, or it never had one
                 opened.shutdown(socket.SHUT_RDWR)
-            except OSError:
-                pass  # its peer was first, or it never had one
             opened.close()
         for thread in self._threads:
             thread.join()
