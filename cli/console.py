@@ -9,6 +9,7 @@ import json
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any, TextIO
 
@@ -54,7 +55,7 @@ class Interrupted(Exception):
 def emit(text: str = "") -> None:
     """One line of data on standard output."""
     try:
-        sys.stdout.write(text + "\n")
+        sys.stdout.write(printable(text) + "\n")
     except BrokenPipeError:
         raise OutputClosed from None
 
@@ -62,16 +63,14 @@ def emit(text: str = "") -> None:
 def emit_json(value: Any) -> None:
     """`value` on standard output: one line, or indented for a terminal."""
     indent = 2 if is_terminal(sys.stdout) else None
-    emit(json.dumps(jsonable(value), ensure_ascii=False, indent=indent))
+    emit(json.dumps(jsonable(value), indent=indent))
 
 
 def note(text: str) -> None:
     """One line for the person at the terminal, on standard error."""
-    try:
+    with suppress(BrokenPipeError):  # nobody is there to be told
         sys.stderr.write(printable(text) + "\n")
         sys.stderr.flush()
-    except BrokenPipeError:
-        raise OutputClosed from None
 
 
 def report(error: EdgeReplicaError, *, as_json: bool) -> int:
@@ -79,7 +78,7 @@ def report(error: EdgeReplicaError, *, as_json: bool) -> int:
     if as_json:
         details = jsonable(error.details)
         content = {"code": error.code, "message": error.message, "details": details}
-        sys.stderr.write(json.dumps({"error": content}, ensure_ascii=False) + "\n")
+        note(json.dumps({"error": content}))
         return error.exit_code
     note(f"error: {error.message}")
     hint = error.details.get("hint") or _HINTS.get(error.code)

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from ..events.errors import InvalidArgument, LocalFileError
-from .console import emit, emit_json, note, printable
+from .console import emit, emit_json, note
 from .root import JsonOption
 
 fsm = typer.Typer(help="Draw the state machines; replay a recorded session.", no_args_is_help=True)
@@ -92,7 +92,7 @@ def replay(
         emit_json(report.to_dict())
     else:
         for name, value in report.to_dict().items():
-            emit(printable(f"{name.replace('_', ' ')}: {value}"))
+            emit(f"{name.replace('_', ' ')}: {value}")
     if not report.same:
         note("error: the machine no longer does what was recorded")
         raise typer.Exit(1)

@@ -6,6 +6,7 @@ and an unchanged push must start in milliseconds.
 
 import os
 import sys
+from io import TextIOWrapper
 from types import TracebackType
 from typing import Annotated, Any
 
@@ -85,6 +86,9 @@ def _report_crash(
 def main() -> None:
     """The console script."""
     sys.excepthook = _report_crash
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):  # a narrow locale must not stop a sync
+            stream.reconfigure(errors="backslashreplace")
     get_command(app)(prog_name="edgereplica")
 
 

@@ -20,7 +20,6 @@ from .console import (
     human_seconds,
     local_time,
     note,
-    printable,
 )
 from .progress import ProgressBar
 from .root import JsonOption, ServerOption
@@ -337,7 +336,7 @@ def _report(result: Any, lines: list[str], *, as_json: bool) -> None:
         emit_json(result.to_dict())
         return
     for line in lines:
-        emit(printable(line))
+        emit(line)
 
 
 def _pushed(result: "PushResult") -> list[str]:
