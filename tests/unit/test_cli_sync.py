@@ -55,6 +55,7 @@ STATUS = ReplicaStatus(
     pages_changed_locally=12,
     push="conflict",
     pull="refused",
+    seconds=0.05,
 )
 
 
