@@ -21,19 +21,23 @@ class FrameQueue:
         self._room = asyncio.Event()
         self._room.set()
         self._interruption: EdgeReplicaError | None = None
+        self._ended = False
 
     @property
     def full(self) -> bool:
         return self._bytes >= self._bytes_max
 
-    @property
-    def interruption(self) -> EdgeReplicaError | None:
-        return self._interruption
+    def take_interruption(self) -> EdgeReplicaError | None:
+        """What `interrupt` left, once: a sender ends by it too, and must then be able to say so."""
+        error, self._interruption = self._interruption, None
+        return error
 
     async def wait_room(self) -> None:
         await self._room.wait()
 
     def put(self, frame: bytes) -> None:
+        if self._ended:
+            return
         self._frames.append(frame)
         self._bytes += len(frame)
         if self.full:
@@ -41,10 +45,13 @@ class FrameQueue:
         self._arrived.set()
 
     def end(self, error: EdgeReplicaError) -> None:
-        """After the frames already here, `receive` raises `error`, every time."""
-        if not self._frames or not isinstance(self._frames[-1], EdgeReplicaError):
+        """After the frames already here, `receive` raises `error`, every time; nothing follows."""
+        if not self._ended:
+            self._ended = True
             self._frames.append(error)
         self._arrived.set()
+        # Nobody waits for room in a queue that takes nothing any more.
+        self._room.set()
 
     def interrupt(self, error: EdgeReplicaError) -> None:
         """`receive` raises `error` once, now, before anything else."""
@@ -55,9 +62,9 @@ class FrameQueue:
         while not self._frames and self._interruption is None:
             self._arrived.clear()
             await self._arrived.wait()
-        if self._interruption is not None:
-            error, self._interruption = self._interruption, None
-            raise error
+        interruption = self.take_interruption()
+        if interruption is not None:
+            raise interruption
         if isinstance(self._frames[0], EdgeReplicaError):
             raise self._frames[0]
         return self._take()

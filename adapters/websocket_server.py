@@ -34,6 +34,7 @@ class AsgiTransport:
         self._drained.set()
         self._room = asyncio.Event()
         self._lost: NetworkError | None = None
+        self._interrupted = False
         self._tasks: list[asyncio.Task[None]] = []
         self.bytes_received = 0
         self.bytes_sent = 0
@@ -84,13 +85,19 @@ class AsgiTransport:
         self._room.set()
 
     async def send(self, frame: Buffer) -> None:
-        while self._outbox_bytes >= OUTBOUND_BYTES_MAX and self._lost is None:
+        # Once interrupted, only the last words are sent: they do not wait for a peer that stalls.
+        while (
+            self._outbox_bytes >= OUTBOUND_BYTES_MAX
+            and self._lost is None
+            and not self._interrupted
+        ):
             self._room.clear()
             await self._room.wait()
         if self._lost is not None:
             raise self._lost
-        if self._inbox.interruption is not None:
-            raise self._inbox.interruption
+        interruption = self._inbox.take_interruption()
+        if interruption is not None:
+            raise interruption
         self._outbox.append(bytes(frame))
         self._outbox_bytes += len(frame)
         self.bytes_sent += len(frame)
@@ -108,6 +115,7 @@ class AsgiTransport:
 
     def interrupt(self, error: EdgeReplicaError) -> None:
         """End the session with `error` at its next step (shutdown, database deleted)."""
+        self._interrupted = True
         self._inbox.interrupt(error)
         self._room.set()
 

@@ -7,13 +7,15 @@ The rules, and why they are so:
 - What the client holds is told in the cheapest way that is true: nothing (a fresh file, or a base
   the server knows and the file still equals), the hashes of pages changed since a known base, or
   ranges from coarse to fine.
+- Once everything is here the server is not needed any more: while `applying`, neither its last
+  words nor its absence matter.
 - `complete` is said once; only after it does a v2 server send pages. A v1 server sends differing
   pages at once, so pages are taken in either state.
 """
 
 from statemachine import State
 
-from ..events.errors import ProtocolViolation
+from ..events.errors import ProtocolViolation, Unimplemented
 from ..events.messages import (
     Complete,
     Hello,
@@ -37,11 +39,12 @@ from .effects import (
     Close,
     DrillDown,
     HashWindow,
+    Listen,
     PrepareReplica,
     Send,
     StorePages,
 )
-from .machine import Machine
+from .machine import Machine, check_reply
 
 
 class ClientPull(Machine):
@@ -63,11 +66,12 @@ class ClientPull(Machine):
     pull_planned = planning.to(greeting, on="greet")
     hello_reply = (
         greeting.to(unchanged, cond="roots_equal", on="note_version_and_close")
-        | greeting.to(measured, cond="is_measured_already", on="note_version_and_close")
+        | greeting.to(measured, cond="is_measured_already", on="note_count_and_close")
         | greeting.to(preparing, on="prepare_replica")
     )
     replica_prepared = (
-        preparing.to(receiving, cond="announces_nothing", on="finish")
+        preparing.to(measured, cond="would_replace_all", on="close_measured")
+        | preparing.to(receiving, cond="announces_nothing", on="finish")
         | preparing.to(announcing, cond="announces_windows", on="announce_first")
         | preparing.to(drilling, on="drill_first")
     )
@@ -89,11 +93,13 @@ class ClientPull(Machine):
     sync_complete = receiving.to(applying, on="apply")
     version_applied = applying.to(pulled, on="close_applied")
     error = (
-        greeting.to(refused, on="hear_refusal")
+        planning.to(refused, on="hear_refusal")
+        | greeting.to(refused, on="hear_refusal")
         | preparing.to(refused, on="hear_refusal")
         | announcing.to(refused, on="hear_refusal")
         | drilling.to(refused, on="hear_refusal")
         | receiving.to(refused, on="hear_refusal")
+        | applying.to(applying, internal=True)
     )
     failed = (
         planning.to(refused, on="close_on_failure")
@@ -111,6 +117,7 @@ class ClientPull(Machine):
         | announcing.to(lost)
         | drilling.to(lost)
         | receiving.to(lost)
+        | applying.to(applying, internal=True)
     )
 
     def __init__(self, wire_version: int = 2) -> None:
@@ -136,6 +143,10 @@ class ClientPull(Machine):
         assert self.plan is not None
         return self.plan.dry_run and (self.plan.fresh or e.pages_changed is not None)
 
+    def would_replace_all(self, e: ReplicaPrepared) -> bool:
+        """A dry run where nothing that is held can be kept (another page size)."""
+        return self.is_dry_run() and e.announce == "nothing"
+
     def announces_nothing(self, e: ReplicaPrepared) -> bool:
         return e.announce == "nothing"
 
@@ -151,6 +162,8 @@ class ClientPull(Machine):
     # Actions
 
     def greet(self, e: PullPlanned) -> None:
+        if e.dry_run and self.wire_version == 1:
+            raise Unimplemented("a server of wire v1 cannot say what a pull would move")
         self.plan = e
         self.emit(
             Send(
@@ -165,22 +178,36 @@ class ClientPull(Machine):
             )
         )
 
-    def note_version_and_close(self, e: HelloReply) -> None:
+    def note_reply(self, e: HelloReply) -> None:
+        assert self.plan is not None
+        check_reply(e, self.wire_version, self.plan.base)
         self.reply = e
+
+    def note_version_and_close(self, e: HelloReply) -> None:
+        self.note_reply(e)
         self.emit(Close(1000, "in sync"))
 
+    def note_count_and_close(self, e: HelloReply) -> None:
+        self.note_reply(e)
+        self.close_measured()
+
     def prepare_replica(self, e: HelloReply) -> None:
-        self.reply = e
+        self.note_reply(e)
         self.emit(PrepareReplica(e))
 
     def finish(self) -> None:
         self.emit(Send(Complete()))
 
     def announce_first(self) -> None:
+        if self.is_dry_run():
+            raise Unimplemented("this server does not say what a pull would change")
         self.emit(HashWindow())
 
     def announce(self, e: WindowHashed) -> None:
-        self.emit(Send(PageHashes(e.windows)), HashWindow())
+        self.emit(Send(PageHashes(e.windows)))
+        if self.wire_version == 1:
+            self.emit(Listen())
+        self.emit(HashWindow())
 
     def announce_last(self, e: WindowHashed) -> None:
         if e.windows:
@@ -212,6 +239,10 @@ class ClientPull(Machine):
         self.wire_bytes += e.wire_bytes
 
     def apply(self, e: SyncComplete) -> None:
+        assert self.reply is not None
+        promised = (self.reply.head, self.reply.root)
+        if self.wire_version > 1 and (e.version, e.root) != promised:
+            raise ProtocolViolation("the server sent another version than it promised")
         self.outcome = e
         self.emit(ApplyVersion(e.version, e.root))
 

@@ -8,13 +8,14 @@ The rules, and why they are so:
   fine (*drilling*).
 - Windows are announced ahead of the server's answers, at most `ANNOUNCED_WINDOWS_MAX`, so that the
   server always has work and neither end holds more than a few windows. A v1 server does not answer
-  every window, so there the limit is not applied.
+  every window, so there the limit is not applied; instead the client listens between windows.
 - `complete` follows the last window at once; requests are answered before and after it.
 - A dry run takes the same way, counts what is requested and leaves before `complete`.
 """
 
 from statemachine import State
 
+from ..events.errors import ProtocolViolation, Unimplemented
 from ..events.limits import ANNOUNCED_WINDOWS_MAX
 from ..events.messages import (
     Complete,
@@ -42,10 +43,11 @@ from .effects import (
     DrillDown,
     HashContent,
     HashWindow,
+    Listen,
     LoadPages,
     Send,
 )
-from .machine import Machine
+from .machine import Machine, check_reply
 
 
 class ClientPush(Machine):
@@ -89,18 +91,16 @@ class ClientPush(Machine):
     )
     request_pages = (
         announcing.to(announcing, internal=True, on="answer_request_and_announce")
-        | drilling.to(drilling, internal=True, on="answer_request")
         | finishing.to(measured, cond="is_measured", on="count_and_close")
         | finishing.to(finishing, internal=True, on="answer_request")
     )
-    pages_loaded = (
-        announcing.to(announcing, internal=True, on="send_pages")
-        | drilling.to(drilling, internal=True, on="send_pages")
-        | finishing.to(finishing, internal=True, on="send_pages")
+    pages_loaded = announcing.to(announcing, internal=True, on="send_pages") | finishing.to(
+        finishing, internal=True, on="send_pages"
     )
     sync_complete = finishing.to(pushed, on="note_version")
     error = (
-        greeting.to(refused, on="hear_refusal")
+        planning.to(refused, on="hear_refusal")
+        | greeting.to(refused, on="hear_refusal")
         | examining.to(refused, on="hear_refusal")
         | announcing.to(refused, on="hear_refusal")
         | drilling.to(refused, on="hear_refusal")
@@ -127,6 +127,7 @@ class ClientPush(Machine):
         self.wire_version = wire_version
         self.plan: PushPlanned | None = None
         self.reply: HelloReply | None = None
+        self.ending: Complete | None = None
         self.outcome: SyncComplete | None = None
         self.unanswered = 0
         super().__init__()
@@ -166,6 +167,8 @@ class ClientPush(Machine):
     # Actions
 
     def greet(self, e: PushPlanned) -> None:
+        if e.dry_run and self.wire_version == 1:
+            raise Unimplemented("a server of wire v1 cannot say what a push would move")
         self.plan = e
         self.emit(
             Send(
@@ -180,12 +183,17 @@ class ClientPush(Machine):
             )
         )
 
-    def note_head_and_close(self, e: HelloReply) -> None:
+    def note_reply(self, e: HelloReply) -> None:
+        assert self.plan is not None
+        check_reply(e, self.wire_version, self.plan.base)
         self.reply = e
+
+    def note_head_and_close(self, e: HelloReply) -> None:
+        self.note_reply(e)
         self.emit(Close(1000, "in sync"))
 
     def hash_content(self, e: HelloReply) -> None:
-        self.reply = e
+        self.note_reply(e)
         self.emit(HashContent())
 
     def close_in_sync(self, e: ContentHashed) -> None:
@@ -207,17 +215,23 @@ class ClientPush(Machine):
         )
 
     def announce_first(self, e: HelloReply) -> None:
-        self.reply = e
+        self.note_reply(e)
         self.hash_next()
 
     def hash_next(self) -> None:
+        """Pages relate to the base's only where both have the same size."""
+        assert self.plan is not None
         assert self.reply is not None
-        self.emit(HashWindow(relative_to_base=self.reply.base_known))
+        same_size = self.reply.page_size == self.plan.page_size
+        self.emit(HashWindow(relative_to_base=self.reply.base_known and same_size))
 
     def announce(self, e: WindowHashed) -> None:
         self.unanswered += 1
         self.emit(Send(PageHashes(e.windows)))
-        if self.wire_version == 1 or self.unanswered < ANNOUNCED_WINDOWS_MAX:
+        if self.wire_version == 1:
+            self.emit(Listen())
+            self.hash_next()
+        elif self.unanswered < ANNOUNCED_WINDOWS_MAX:
             self.hash_next()
 
     def announce_last(self, e: WindowHashed) -> None:
@@ -227,10 +241,8 @@ class ClientPush(Machine):
         assert self.plan is not None
         if self.plan.dry_run:
             return
-        self.emit(
-            CheckSource(),
-            Send(Complete(e.page_count, e.root, self.plan.force, self.plan.message)),
-        )
+        self.ending = Complete(e.page_count, e.root, self.plan.force, self.plan.message)
+        self.emit(CheckSource(), Send(self.ending))
 
     def drill_first(self, e: ContentHashed) -> None:
         self.emit(DrillDown(None))
@@ -245,8 +257,10 @@ class ClientPush(Machine):
         self.load(e)
 
     def answer_request(self, e: RequestPages) -> None:
-        self.unanswered -= 1
+        if self.wire_version > 1 and not self.unanswered:
+            raise ProtocolViolation("request_pages answers no page_hashes")
         self.load(e)
+        self.unanswered -= 1
 
     def answer_request_and_announce(self, e: RequestPages) -> None:
         self.answer_request(e)
@@ -257,6 +271,10 @@ class ClientPush(Machine):
         assert self.plan is not None
         if not e.runs:
             return
+        if e.runs[-1][1] > self.plan.page_count:
+            raise ProtocolViolation(
+                f"page {e.runs[-1][1]} of a file of {self.plan.page_count} pages"
+            )
         self.emit(CountPages(e.runs))
         if not self.plan.dry_run:
             self.emit(LoadPages(e.runs))
@@ -274,4 +292,7 @@ class ClientPush(Machine):
             self.emit(LoadPages(e.rest))
 
     def note_version(self, e: SyncComplete) -> None:
+        assert self.ending is not None
+        if self.wire_version > 1 and (e.version is None or e.root != self.ending.root):
+            raise ProtocolViolation("the server committed something else than was pushed")
         self.outcome = e

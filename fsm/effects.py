@@ -1,8 +1,8 @@
 """What a machine wants done. The driver performs effects in order; results return as events.
 
-`Send` and `Close` are the transport's; the others name a call of the end that the driver serves
-(`app.push_server`, `app.pull_client`, …). An effect carries values only, so a recorded session can
-be replayed without any of these ends.
+`Send`, `Close` and `Listen` are the transport's; the others name a call of the end that the driver
+serves (`app.push_server`, `app.pull_client`, …). An effect carries values only, so a recorded
+session can be replayed without any of these ends.
 """
 
 from dataclasses import dataclass, field
@@ -20,6 +20,15 @@ class Send:
 class Close:
     code: int
     reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Listen:
+    """Take in what has already arrived before going on; each message follows as an event.
+
+    A v1 client needs it: it announces without waiting for answers, and two ends that both only
+    write wait for each other for ever once the buffers between them are full.
+    """
 
 
 # --- the server's end -----------------------------------------------------------------------------
@@ -154,6 +163,7 @@ class CountPages:
 Effect = (
     Send
     | Close
+    | Listen
     | OpenPush
     | OpenPull
     | CompareHashes

@@ -60,6 +60,14 @@ def server_limits() -> dict[str, int]:
     }
 
 
+def check_reply(reply: HelloReply, wire_version: int, base: int | None) -> None:
+    """Refuse a v2 greeting that leaves out what a client must be able to hold the server to."""
+    if wire_version > 1 and (reply.head is None or reply.root is None):
+        raise ProtocolViolation("hello_reply names no version or no root")
+    if reply.base_known and base is None:
+        raise ProtocolViolation("hello_reply knows a base that was never named")
+
+
 def trigger_of(event: Any) -> str:
     """The name under which a machine knows `event`: the message's kind, or the event's name."""
     if isinstance(event, MessageReceived):
@@ -88,14 +96,15 @@ class Machine(StateChart[Any]):
         """
         trigger = trigger_of(event)
         payload = event.message if isinstance(event, MessageReceived) else event
-        self._effects = []
         try:
             self.send(trigger, e=payload)
+            return tuple(self._effects)
         except TransitionNotAllowed as error:
             raise ProtocolViolation(
                 f"{trigger} is not allowed in state {self.state_id} of a {self.title}"
             ) from error
-        return tuple(self._effects)
+        finally:
+            self._effects = []
 
     def emit(self, *effects: Effect) -> None:
         self._effects.extend(effects)
@@ -121,6 +130,6 @@ class Machine(StateChart[Any]):
         self.emit(Close(1000, e.code))
 
     def hear_refusal(self, e: ErrorMessage) -> None:
-        """The peer refused; whoever runs the machine raises `refusal` as an error."""
+        """The peer gave up; on a client, whoever runs the machine raises `refusal` as an error."""
         self.refusal = e
         self.emit(Close(1000, "refused"))

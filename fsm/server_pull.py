@@ -55,6 +55,12 @@ class ServerPull(Machine):
         | streaming.to(delivered, cond="exhausted", on="report")
         | streaming.to(streaming, internal=True, on="send_pages")
     )
+    error = (
+        awaiting_hello.to(refused, on="hear_refusal")
+        | opening.to(refused, on="hear_refusal")
+        | comparing.to(refused, on="hear_refusal")
+        | streaming.to(refused, on="hear_refusal")
+    )
     failed = (
         awaiting_hello.to(refused, on="tell_failure")
         | opening.to(refused, on="tell_failure")

@@ -11,6 +11,8 @@ The rules, and why they are so:
   or be asked for them at `complete`.
 - Every v2 `page_hashes` is answered, with an empty request if nothing is needed: the answer is the
   client's flow control.
+- `complete` may overtake the server's word that a range differs, so in v1 hashes of pages still
+  asked for are taken afterwards too.
 - The commit happens after the last page is staged, never before; `complete` with pages outstanding
   waits in `settling`.
 
@@ -21,8 +23,10 @@ effects' performer before `PagesStaged` comes back.
 from statemachine import State
 
 from ..events.errors import InvalidArgument, ProtocolViolation
+from ..events.limits import PAGES_PER_FRAME_MAX
 from ..events.messages import (
     Complete,
+    ErrorMessage,
     Hello,
     HelloReply,
     PageData,
@@ -32,7 +36,7 @@ from ..events.messages import (
     RequestPages,
     SyncComplete,
 )
-from ..events.pages import PageSet, pages_of
+from ..events.pages import PageSet, pages_of, split_runs
 from ..events.session import (
     Failed,
     HashesCompared,
@@ -76,10 +80,14 @@ class ServerPush(Machine):
         | opening.to(refused, cond="conflicts", on="refuse_conflict")
         | opening.to(receiving, on="greet")
     )
-    page_hashes = receiving.to(receiving, internal=True, on="compare_hashes") | undecided.to(
-        refused, on="refuse_conflict"
+    page_hashes = (
+        receiving.to(receiving, internal=True, on="compare_hashes")
+        | undecided.to(refused, on="refuse_conflict")
+        | settling.to(settling, internal=True, cond="are_outstanding", on="verify_hashes")
     )
-    hashes_compared = receiving.to(receiving, internal=True, on="request_missing")
+    hashes_compared = receiving.to(receiving, internal=True, on="request_missing") | settling.to(
+        settling, internal=True
+    )
     range_hashes = receiving.to(receiving, internal=True, on="compare_ranges") | undecided.to(
         refused, on="refuse_conflict"
     )
@@ -99,6 +107,14 @@ class ServerPush(Machine):
         | receiving.to(settling, on="ask_for_rest")
     )
     push_committed = committing.to(committed, on="report")
+    error = (
+        awaiting_hello.to(refused, on="hear_refusal")
+        | opening.to(refused, on="hear_refusal")
+        | undecided.to(refused, on="hear_refusal")
+        | receiving.to(refused, on="hear_refusal_and_abandon")
+        | settling.to(refused, on="hear_refusal_and_abandon")
+        | committing.to(committing, internal=True)
+    )
     failed = (
         awaiting_hello.to(refused, on="tell_failure")
         | opening.to(refused, on="tell_failure")
@@ -139,6 +155,10 @@ class ServerPush(Machine):
     def conflicts_without_base(self, e: PushOpened) -> bool:
         assert self.greeting is not None
         return e.conflict is not None and self.greeting.base is None
+
+    def are_outstanding(self, e: PageHashes) -> bool:
+        """v1 only: the client had completed before it heard which range differs."""
+        return self.speaks_v1 and self.requested.covers(e.page_runs)
 
     def nothing_outstanding(self) -> bool:
         return not self.requested and not self.offered
@@ -191,6 +211,10 @@ class ServerPush(Machine):
         self.offered.discard(e.page_runs)
         self.emit(CompareHashes(e.windows))
 
+    def verify_hashes(self, e: PageHashes) -> None:
+        """The pages stay asked for; what comes will be held against these hashes."""
+        self.emit(CompareHashes(e.windows))
+
     def request_missing(self, e: HashesCompared) -> None:
         self.requested.add(e.runs)
         if e.runs or not self.speaks_v1:
@@ -237,10 +261,10 @@ class ServerPush(Machine):
         self.check_ending(e)
         self.ending = e
         rest = self.offered.runs()
-        if rest:
-            self.offered.discard(rest)
-            self.requested.add(rest)
-            self.emit(Send(RequestPages(rest)))
+        self.offered.discard(rest)
+        self.requested.add(rest)
+        for part in split_runs(rest, PAGES_PER_FRAME_MAX):
+            self.emit(Send(RequestPages(part)))
 
     def finish_empty(self, e: Complete) -> None:
         self.emit(Send(SyncComplete(0, 0)), Close(1000, "nothing pushed"))
@@ -253,6 +277,10 @@ class ServerPush(Machine):
 
     def tell_failure_and_abandon(self, e: Failed) -> None:
         self.tell_failure(e)
+        self.emit(AbandonPush())
+
+    def hear_refusal_and_abandon(self, e: ErrorMessage) -> None:
+        self.hear_refusal(e)
         self.emit(AbandonPush())
 
     def abandon(self, e: PeerLost) -> None:
