@@ -74,6 +74,12 @@ def connection_closed(identity: Identity) -> None:
                 os.close(descriptor)
 
 
+def connection_count(identity: Identity) -> int:
+    """How many connections this process has to the database."""
+    with _guard:
+        return _connections.get(identity, 0)
+
+
 def close_descriptor(descriptor: int, database: Identity | None = None) -> None:
     """Close, or park while `database` (default: the file itself) has a connection here."""
     with _guard:

@@ -39,7 +39,7 @@ from .local_files import (
 )
 from .local_header import HEADER_BYTES, Header, parse_header
 from .local_holders import describe_holders, opening_pids
-from .local_state import FileState, make_state, read_header
+from .local_state import FileState, make_state, newest_settled_mtime_ns, read_header
 from .ports import Buffer
 
 _MODE_AT: Final = slice(18, 20)
@@ -143,7 +143,10 @@ class FreshFile:
             return self.path.is_file() and self.path.stat().st_size == 0
 
     def _make_durable(self) -> FileState:
+        """Sync the file, dated so that every write of somebody else will change its date."""
         with local_errors(self._temporary):
+            settled_ns = newest_settled_mtime_ns()
+            os.utime(self._descriptor, ns=(settled_ns, settled_ns))
             os.fsync(self._descriptor)
             header = read_header(self.path, self._descriptor)
             return make_state(os.fstat(self._descriptor), header, page_count=self.page_count)

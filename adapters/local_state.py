@@ -83,13 +83,19 @@ class FileState:
         )
 
 
+def newest_settled_mtime_ns() -> int:
+    """The newest modification time that no write from now on can get."""
+    if sys.platform == "linux":
+        return time.clock_gettime_ns(_CLOCK_REALTIME_COARSE) - 1
+    return time.time_ns() - _TICK_NS_MAX
+
+
 def is_settled(mtime_ns: int) -> bool:
     """Whether every write from now on will get a modification time other than `mtime_ns`."""
+    newest = newest_settled_mtime_ns()
     if mtime_ns % _WHOLE_SECOND_NS == 0:  # a file system that keeps whole seconds, FAT even two
-        return time.time_ns() - mtime_ns > 2 * _WHOLE_SECOND_NS
-    if sys.platform == "linux":
-        return time.clock_gettime_ns(_CLOCK_REALTIME_COARSE) > mtime_ns
-    return time.time_ns() - mtime_ns > _TICK_NS_MAX
+        newest -= 2 * _WHOLE_SECOND_NS
+    return mtime_ns <= newest
 
 
 def make_state(

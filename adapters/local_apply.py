@@ -1,0 +1,259 @@
+"""Bring an existing database file to a version, in one SQLite transaction, beside its users.
+
+Pages are written through `sqlite_dbpage`: page 1 last of them, then the row that cuts the file to
+its new length. The replica keeps its own journal mode (bytes 18-19 of page 1). Readers in WAL mode
+keep their snapshot and see the version at their next transaction; with a rollback journal the
+commit waits for them, up to the busy timeout. Killed at any instant, the file is the old version
+or the new one.
+
+The applying connection never checkpoints while anybody else has the database open: that is the
+application's business, and old SQLite libraries do not bear two checkpoints at once. Alone, it
+checkpoints after the commit, so that a replica nobody opens does not grow a log for ever.
+
+Two cases are not done in place. A changed page size, and a version without pages, replace the file
+as a whole (`local_fresh`), which is refused while another process has it open.
+
+A limit shared with every tool that writes pages: a live connection notices a new schema by the
+schema cookie alone. Along one history cookies grow; after a forced pull of unrelated content with
+the same cookie, connections that were open all the while should be opened again.
+"""
+
+import os
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Final
+
+from ..events.errors import EdgeReplicaError, FileReplaced, InvalidArgument
+from ..events.pages import lock_byte_page
+from ..events.pages import page_size as checked_page_size
+from .local_connection import Connection, begin_read, connect, sqlite_errors
+from .local_files import (
+    connection_closed,
+    connection_count,
+    connection_opened,
+    database_descriptor,
+    identity_of,
+    resolved,
+)
+from .local_fresh import FreshFile
+from .local_header import HEADER_BYTES, Header, parse_header
+from .local_holders import locking_pid
+from .local_snapshot import LocalSnapshot
+from .local_state import UNKNOWN, FileState, make_state, read_header
+from .ports import Buffer
+
+__all__ = ["AppliedState", "FreshFile", "apply_version"]
+
+_CACHE_KIB: Final = 16 * 1024
+_MODE_AT: Final = slice(18, 20)
+_INSERT: Final = "INSERT INTO sqlite_dbpage(pgno, data) VALUES (?, ?)"
+_SETTINGS: Final = (
+    "PRAGMA wal_autocheckpoint=0",
+    "PRAGMA synchronous=FULL",
+    f"PRAGMA cache_size=-{_CACHE_KIB}",
+    # A replica whose schema cannot be parsed can be mended by the very pages that are coming.
+    "PRAGMA writable_schema=ON",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class AppliedState:
+    """`state` is exactly that of the applied version; where another commit came so soon that this
+    cannot be told, its `wal_frames` is `UNKNOWN`, and the next sync reads the file."""
+
+    state: FileState
+    pages_written: int
+    in_place: bool
+
+
+def apply_version(
+    path: Path,
+    *,
+    page_size: int,
+    page_count: int,
+    pages: Iterable[tuple[int, Buffer]],
+    busy_timeout_seconds: float,
+    check: Callable[[], None] | None = None,
+) -> AppliedState:
+    """Make the file at `path` the version of `page_count` pages that `pages` lead to.
+
+    `pages` yields (first page, joined pages) in any order: at least all that differ from what the
+    file holds; all there are if the page size changes. `check` is called with the write lock held,
+    before the first write; whatever it raises ends the attempt.
+
+    Raises FileBusy (naming who holds the file), DiskFull, FileReplaced, NotADatabase,
+    LocalFileError. After an error the file is what it was.
+    """
+    path = resolved(path)
+    checked_page_size(page_size)
+    with database_descriptor(path) as descriptor:
+        header = read_header(path, descriptor)
+        if page_count == 0 or (header is not None and header.page_size != page_size):
+            return _replace_whole(path, page_size, page_count, pages, busy_timeout_seconds, check)
+        identity = identity_of(descriptor)
+        connection_opened(identity)
+        try:
+            with sqlite_errors(path):
+                connection = connect(path, "rw", busy_timeout_seconds=busy_timeout_seconds)
+                try:
+                    job = _Application(path, descriptor, connection, page_size, page_count)
+                    return job.run(pages, check)
+                finally:
+                    connection.close()
+        finally:
+            connection_closed(identity)
+
+
+def _replace_whole(
+    path: Path,
+    page_size: int,
+    page_count: int,
+    pages: Iterable[tuple[int, Buffer]],
+    busy_timeout_seconds: float,
+    check: Callable[[], None] | None,
+) -> AppliedState:
+    fresh = FreshFile(path, page_size, page_count)
+    try:
+        written = 0
+        for first, data in pages:
+            fresh.write(first, data)
+            written += len(data) // page_size
+        missing = page_count - written
+        if missing > 0 and not (missing == 1 and lock_byte_page(page_size) <= page_count):
+            raise InvalidArgument(f"{missing} pages are missing of a file with a new page size")
+        state = fresh.install(True, busy_timeout_seconds=busy_timeout_seconds, check=check)
+    finally:
+        fresh.abandon()
+    return AppliedState(state, written, in_place=False)
+
+
+class _Application:
+    """One transaction on an open connection."""
+
+    def __init__(
+        self, path: Path, descriptor: int, connection: Connection, page_size: int, page_count: int
+    ) -> None:
+        self._path = path
+        self._descriptor = descriptor
+        self._connection = connection
+        self._page_size = page_size
+        self._page_count = page_count
+        self._page_one: bytes | None = None
+        self._written = 0
+
+    def run(
+        self, pages: Iterable[tuple[int, Buffer]], check: Callable[[], None] | None
+    ) -> AppliedState:
+        connection = self._connection
+        for setting in _SETTINGS:
+            connection.execute(setting)
+        if os.fstat(self._descriptor).st_size == 0:
+            connection.execute(f"PRAGMA page_size={self._page_size}")
+        connection.execute("BEGIN IMMEDIATE")
+        self._check_identity()
+        if check is not None:
+            check()
+        old = self._header_now()
+        if old is not None and old.vacuums_on_commit:
+            self._keep_free_pages()
+        connection.executemany(_INSERT, self._rows(pages))
+        self._write_page_one(old)
+        connection.execute(_INSERT, (self._page_count + 1, None))
+        (ours,) = connection.execute("PRAGMA data_version").fetchone()
+        connection.execute("COMMIT")
+        return AppliedState(self._state_after(ours), self._written, in_place=True)
+
+    def _check_identity(self) -> None:
+        named = self._path.stat()
+        if (named.st_dev, named.st_ino) != identity_of(self._descriptor):
+            raise FileReplaced(f"{self._path} was replaced by another file, and was left alone")
+
+    def _read_page_one(self) -> bytes:
+        row = self._connection.execute("SELECT data FROM sqlite_dbpage WHERE pgno=1").fetchone()
+        return bytes(row[0])
+
+    def _header_now(self) -> Header | None:
+        """The header as the transaction sees it; None for a file that was empty."""
+        if os.fstat(self._descriptor).st_size == 0:
+            return None
+        header = parse_header(self._path, self._read_page_one())
+        if header.page_size != self._page_size:
+            raise FileReplaced(f"{self._path} got another page size meanwhile, and was left alone")
+        return header
+
+    def _keep_free_pages(self) -> None:
+        """Keep the commit from moving pages about, as auto_vacuum=FULL has it.
+
+        The pragma takes the other kind for this connection, and writes that into page 1; so page
+        1 is written again after it, old or new.
+        """
+        self._page_one = self._read_page_one()
+        self._connection.execute("PRAGMA auto_vacuum=INCREMENTAL")
+
+    def _rows(self, pages: Iterable[tuple[int, Buffer]]) -> Iterator[tuple[int, Buffer]]:
+        size, lock_page = self._page_size, lock_byte_page(self._page_size)
+        for first, data in pages:
+            view = memoryview(data)
+            count, rest = divmod(len(view), size)
+            if rest or first < 1 or first + count - 1 > self._page_count:
+                raise InvalidArgument(
+                    f"{len(view)} bytes at page {first} are not whole pages of a version of "
+                    f"{self._page_count} pages of {size} bytes"
+                )
+            for place in range(count):
+                page = first + place
+                content = view[place * size : (place + 1) * size]
+                if page == 1:
+                    self._page_one = bytes(content)
+                elif page != lock_page:
+                    self._written += 1
+                    yield page, content
+
+    def _write_page_one(self, old: Header | None) -> None:
+        if self._page_one is None:
+            return
+        content = bytearray(self._page_one)
+        parse_header(self._path, bytes(content[:HEADER_BYTES]))
+        if old is not None:
+            content[_MODE_AT] = old.journal_mode
+        self._connection.execute(_INSERT, (1, content))
+        self._written += 1
+
+    # After the commit
+
+    def _state_after(self, ours: int) -> FileState:
+        """The state this commit made, if nobody has committed since.
+
+        A snapshot is taken; `data_version` then tells whether a foreign commit came in between.
+        """
+        unknown = replace(
+            make_state(os.fstat(self._descriptor), None, page_count=self._page_count),
+            page_size=self._page_size,
+            wal_frames=UNKNOWN,
+            wal_backfilled=UNKNOWN,
+        )
+        try:
+            with LocalSnapshot.open(self._path, busy_timeout_seconds=0) as snapshot:
+                begin_read(self._connection)
+                (now,) = self._connection.execute("PRAGMA data_version").fetchone()
+                self._connection.execute("ROLLBACK")
+                if now != ours or snapshot.state.inode != identity_of(self._descriptor)[1]:
+                    return unknown
+                return self._checkpoint(snapshot)
+        except EdgeReplicaError:  # somebody took the file at once; what was applied stands
+            return unknown
+
+    def _checkpoint(self, snapshot: LocalSnapshot) -> FileState:
+        """If nobody else has the database open, move the log's pages into the file.
+
+        The snapshot keeps the log from being restarted. It also outlives this connection, which
+        therefore is not the last one and leaves the log where its salts vouch for the state.
+        """
+        state = snapshot.state
+        others = connection_count(identity_of(self._descriptor)) - 2
+        if state.wal_frames > 0 and not others and not locking_pid(self._descriptor):
+            self._connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+            state = snapshot.note_checkpoint() or state
+        self._connection.close()
+        return state
