@@ -42,7 +42,8 @@ OUTBOUND_BYTES_MAX: Final = 8 * 1024 * 1024
 CLOSE_SECONDS_MAX: Final = 10.0
 RETRY_SECONDS_MAX: Final = 15.0
 CONNECT_SECONDS_MAX: Final = 20.0
-PING_IDLE_SECONDS: Final = 20.0
+PING_IDLE_SECONDS: Final = 60.0
+"""Not less than the reply's: picows refuses to connect otherwise."""
 PING_REPLY_SECONDS_MAX: Final = 60.0
 MSGPACK_DEPTH_MAX: Final = 8
 MSGPACK_ITEMS_MAX: Final = 4 * 65_536
@@ -102,6 +103,9 @@ PROGRESS_INTERVAL_SECONDS: Final = 0.1
 SERVER_START_SECONDS_MAX: Final = 30.0
 """How long the demo waits for its server to listen, and to stop."""
 SERVER_STOP_SECONDS_MAX: Final = 20.0
+
+RECORDING_LINE_CHARS_MAX: Final = 16 * 1024 * 1024
+"""One event of a recorded session; page content is left out of it."""
 
 # Tokens
 TOKEN_CHARS_MAX: Final = 4096
