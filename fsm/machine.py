@@ -72,7 +72,12 @@ def trigger_of(event: Any) -> str:
     """The name under which a machine knows `event`: the message's kind, or the event's name."""
     if isinstance(event, MessageReceived):
         return MESSAGE_TRIGGERS[type(event.message)]
-    return re.sub(r"(?<!^)(?=[A-Z])", "_", type(event).__name__).lower()
+    return trigger_name(type(event))
+
+
+def trigger_name(kind: type) -> str:
+    """PushOpened → push_opened"""
+    return re.sub(r"(?<!^)(?=[A-Z])", "_", kind.__name__).lower()
 
 
 class Machine(StateChart[Any]):
