@@ -5,6 +5,7 @@ access line, bounds what an exception may say, and refuses what the Connect libr
 badly.
 """
 
+import contextlib
 import json
 import re
 import time
@@ -64,12 +65,11 @@ class Edge:
             await self._app(scope, receive, answer)
         except Exception:  # noqa: BLE001 - nothing stands outside of this but the socket
             self._log.exception("request failed")
-            if answer.status is not None:
-                return  # the server closes what was begun and not ended
-            if scope["type"] == "http":
+            if scope["type"] == "websocket":
+                await answer.close_websocket(1011)
+            elif answer.status is None:
                 await answer.http_error(500, "internal", "internal error")
-            else:
-                await answer({"type": "websocket.close", "code": 1011})
+            # Otherwise the server closes what was begun and not ended.
 
     def _request_id(self, untrusted: bytes) -> str:
         text = untrusted.decode("latin-1")
@@ -97,15 +97,22 @@ class _Answer:
         self._send = send
         self._request_id = request_id.encode("latin-1")
         self.status: int | None = None
+        self._closed = False
 
     async def __call__(self, message: Message) -> None:
         if message["type"] in _STARTS:
             self.status = message.get("status", 101)
             headers: Iterable[tuple[bytes, bytes]] = message.get("headers") or ()
             message["headers"] = [*headers, (b"x-request-id", self._request_id)]
-        elif message["type"] == "websocket.close" and self.status is None:
-            self.status = 403
+        elif message["type"] == "websocket.close":
+            self._closed = True
+            self.status = self.status or 403
         await self._send(message)
+
+    async def close_websocket(self, code: int) -> None:
+        if not self._closed:
+            with contextlib.suppress(OSError, RuntimeError):  # the peer may be gone already
+                await self({"type": "websocket.close", "code": code})
 
     async def http_error(self, status: int, code: str, text: str) -> None:
         """An answer in the form of a Connect error."""
@@ -136,7 +143,8 @@ def _refusal(scope: Scope, headers: dict[bytes, bytes]) -> tuple[int, str, str] 
     ):
         return 415, "unimplemented", "plain gRPC needs HTTP/2 trailers: use Connect or gRPC-Web"
     try:
-        scope.get("query_string", b"").decode("utf-8")
+        for text in (scope.get("query_string", b""), *headers, *headers.values()):
+            text.decode("utf-8")
     except UnicodeDecodeError:
-        return 400, "invalid_argument", "the query is not valid UTF-8"
+        return 400, "invalid_argument", "the query or a header is not valid UTF-8"
     return None

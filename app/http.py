@@ -1,4 +1,4 @@
-"""The web application: Litestar, with the Connect service and the sync socket mounted in it.
+"""The web application: the sync socket beside Litestar, which has the Connect service mounted.
 
     /edgereplica.admin.v1.AdminService/*   app.rpc
     /sync                                  whatever `sync_app` is (app.sync_server)
@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import structlog
 from litestar import Litestar, MediaType, Response, asgi, get
 from litestar.exceptions import HTTPException
 from litestar.types import Receive as LitestarReceive
@@ -23,7 +24,7 @@ from ..adapters.ports import Clock, Ids
 from ..events.errors import EdgeReplicaError
 from ..events.limits import READY_CACHE_SECONDS, READY_SECONDS_MAX
 from .admin import AdminService
-from .edge import ASGIApp, Edge
+from .edge import ASGIApp, Edge, Receive, Scope, Send
 from .rpc import rpc_app
 
 Check = Callable[[], Awaitable[None]]
@@ -93,19 +94,27 @@ def make_app(
         untyped: Any = (scope, receive, send)
         await rpc(*untyped)
 
-    @asgi("/sync", copy_scope=True)
-    async def sync(scope: LitestarScope, receive: LitestarReceive, send: LitestarSend) -> None:
-        untyped: Any = (scope, receive, send)
-        await sync_app(*untyped)
-
     litestar: Any = Litestar(
-        [healthz, readyz, service, sync],
+        [healthz, readyz, service],
         openapi_config=None,
         logging_config=None,
         debug=False,
-        exception_handlers={HTTPException: _http_error},
+        exception_handlers={HTTPException: _http_error, Exception: _failure},
     )
-    return Edge(litestar, ids)
+
+    async def dispatch(scope: Scope, receive: Receive, send: Send) -> None:
+        # Not mounted in Litestar, which would answer what the socket raises in words of its own.
+        to_sync = scope["type"] in {"http", "websocket"} and scope["path"] == "/sync"
+        await (sync_app if to_sync else litestar)(scope, receive, send)
+
+    return Edge(dispatch, ids)
+
+
+def _failure(_: Any, error: Exception) -> Response[dict[str, str]]:
+    structlog.get_logger("edgereplica.http").error("request failed", exc_info=error)
+    return Response(
+        {"code": "internal", "message": "internal error"}, status_code=500, headers=_NO_STORE
+    )
 
 
 def _http_error(_: Any, error: HTTPException) -> Response[dict[str, str]]:

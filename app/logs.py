@@ -86,22 +86,36 @@ def redact_event(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMap
     return {redact(key): _clean(value, key) for key, value in event.items()}
 
 
+class _StandardStream(logging.StreamHandler[TextIO]):
+    """Writes to whatever `sys.stdout` or `sys.stderr` is at that moment."""
+
+    def __init__(self, name: Literal["stdout", "stderr"]) -> None:
+        self._stdout = name == "stdout"
+        super().__init__(sys.stdout if self._stdout else sys.stderr)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.stream = sys.stdout if self._stdout else sys.stderr
+        super().emit(record)
+
+
 def configure_logs(
-    level: str = "info", log_format: LogFormat = "console", stream: TextIO | None = None
+    level: str = "info",
+    log_format: LogFormat = "console",
+    stream: TextIO | Literal["stdout", "stderr"] = "stdout",
 ) -> None:
-    """Send all logs of this process to `stream` (standard output) in one of two formats."""
+    """Send all logs of this process to `stream` in one of two formats."""
     shared: list[Any] = [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_logger_name,
         structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
-    out = stream or sys.stdout
+    handler = _StandardStream(stream) if isinstance(stream, str) else logging.StreamHandler(stream)
     renderer: Any = (
         structlog.processors.JSONRenderer()
         if log_format == "json"
         else structlog.dev.ConsoleRenderer(
-            colors=out.isatty(), exception_formatter=structlog.dev.plain_traceback
+            colors=handler.stream.isatty(), exception_formatter=structlog.dev.plain_traceback
         )
     )
     formatter = structlog.stdlib.ProcessorFormatter(
@@ -120,7 +134,6 @@ def configure_logs(
         wrapper_class=structlog.stdlib.BoundLogger,
         cache_logger_on_first_use=False,
     )
-    handler = logging.StreamHandler(out)
     handler.setFormatter(formatter)
     root = logging.getLogger()
     for old in root.handlers[:]:

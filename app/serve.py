@@ -14,6 +14,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from typing import Any
 
+import structlog
 import uvicorn
 
 from ..events.errors import NetworkError
@@ -93,7 +94,13 @@ async def running_server(
     make_sync: MakeSync = sync_of,
     **parts: Any,
 ) -> AsyncIterator[str]:
-    """A server in this process and loop, for tests and the demo; yields its `http://` URL."""
+    """A server in this process and loop, for tests and the demo; yields its `http://` URL.
+
+    Unless the program has configured structlog, warnings and worse go to standard error:
+    structlog's own default would print local variables, and so secrets.
+    """
+    if not structlog.is_configured():
+        configure_logs("warning", stream="stderr")
     async with build(settings, make_sync=make_sync, **parts) as server:
         sockets = listen(host, port)
         running = _uvicorn(server)
