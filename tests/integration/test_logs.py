@@ -138,10 +138,12 @@ def test_json_lines_are_json_with_what_an_operator_needs(tmp_path: Path) -> None
 
     async def main() -> None:
         settings = load_settings(tmp_path / "data")
-        async with running_server(settings, make_sync=lambda _: StubSync()) as url:
-            async with httpx.AsyncClient(base_url=url) as http:
-                await http.get("/nothing", headers={"x-request-id": "mine"})
-                await http.get("/healthz")
+        async with (
+            running_server(settings, make_sync=lambda _: StubSync()) as url,
+            httpx.AsyncClient(base_url=url) as http,
+        ):
+            await http.get("/nothing", headers={"x-request-id": "mine"})
+            await http.get("/healthz")
 
     asyncio.run(main())
     lines = [json.loads(line) for line in out.getvalue().splitlines()]
