@@ -16,6 +16,7 @@ from ..events.errors import (
     FrameUndecodable,
     NetworkError,
     TextFrameReceived,
+    Unauthenticated,
     error_from_wire,
 )
 from ..events.limits import (
@@ -174,6 +175,8 @@ def _refusal(url: str, error: picows.WSHandshakeError) -> EdgeReplicaError:
         body: Any = json.loads(error.raw_body or b"")
         return error_from_wire(str(body["code"]), str(body["message"]))
     except (ValueError, KeyError, TypeError):
+        if status == 401:  # an original server, whose answer has no body of ours
+            return Unauthenticated("the server does not accept this token")
         return NetworkError(
             f"{url} refused the connection (HTTP {status or 'error'}): "
             "is this an EdgeReplica server?"
