@@ -28,10 +28,12 @@ class LocalChanges:
     """`runs` differ from the synced version, or were not in it; never the lock-byte page.
 
     `hashes` and `fingerprints` are those of the snapshot's content, page 1's hash the version's
-    own if only its masked bytes differ. `pages_read` says what it cost.
+    own if only its masked bytes differ. `differ` is whether there is anything to push: `runs`, or
+    a file that only became shorter. `pages_read` says what it cost to know.
     """
 
     runs: Runs
+    differ: bool
     hashes: bytearray
     fingerprints: bytearray
     pages_read: int
@@ -57,6 +59,7 @@ class _Search:
         self._snapshot = snapshot
         self._seed = sidecar.header.seed
         same_size = snapshot.page_size == sidecar.header.page_size
+        self._resized = sidecar.header.page_count != snapshot.page_count or not same_size
         self._known = min(sidecar.header.page_count, snapshot.page_count) if same_size else 0
         self._hashes, self._prints = sidecar.hashes, sidecar.fingerprints
         for array, width in ((self._hashes, DIGEST_BYTES), (self._prints, FINGERPRINT_BYTES)):
@@ -77,7 +80,9 @@ class _Search:
             pages_read += last - first + 1
             changed += self._compare(first, last, data)
         runs = without_page(runs_of(changed), lock_byte_page(size))
-        return LocalChanges(runs, self._hashes, self._prints, pages_read)
+        return LocalChanges(
+            runs, bool(runs) or self._resized, self._hashes, self._prints, pages_read
+        )
 
     def _compare(self, first: int, last: int, data: memoryview) -> list[int]:
         """The pages of `data` that differ; their hashes and fingerprints are brought up to date."""

@@ -18,7 +18,7 @@ never read or written through a symbolic link.
 import os
 import struct
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from stat import S_ISREG
 from typing import Any, Final
@@ -37,17 +37,29 @@ from .ports import Buffer
 
 _PREFIX: Final = struct.Struct("<8sIQ")
 _MAGIC: Final = b"ERside1\n"
+_NOT_A_SIDECAR: Final = (
+    ValueError,  # msgpack's too
+    KeyError,
+    TypeError,
+    AttributeError,
+    InvalidArgument,
+    struct.error,
+)
 _HEADER_BYTES_MAX: Final = 64 * 1024
 
 
 @dataclass(frozen=True, slots=True)
 class SidecarHeader:
-    """What the arrays are about. `root` is that of the synced version, `state` that of the local
-    file when it equalled it, `seed` (64 bits) the key of the fingerprints."""
+    """What the arrays are about.
+
+    `database` is the id the server gave; `version` is None where the peer knows none (wire v1).
+    `root` is that of the synced version, `state` that of the local file when it equalled it,
+    `seed` (64 bits) the key of the fingerprints.
+    """
 
     server: str
-    database_id: str
-    version: int
+    database: str
+    version: int | None
     root: bytes
     page_size: int
     page_count: int
@@ -59,22 +71,22 @@ class SidecarHeader:
         """Raises KeyError, TypeError, ValueError or InvalidArgument for a foreign map."""
         header = cls(
             server=str(data["server"]),
-            database_id=str(data["database_id"]),
-            version=int(data["version"]),
+            database=str(data["database"]),
+            version=None if data["version"] is None else int(data["version"]),
             root=bytes(data["root"]),
             page_size=checked_page_size(int(data["page_size"])),
             page_count=int(data["page_count"]),
             state=FileState.from_dict(data["state"]),
             seed=int(data["seed"]),
         )
-        if len(header.root) != DIGEST_BYTES or header.page_count < 0 or header.version < 0:
+        if len(header.root) != DIGEST_BYTES or header.page_count < 0 or (header.version or 0) < 0:
             raise ValueError("the sidecar's numbers make no sense")
         return header
 
     def to_map(self) -> dict[str, Any]:
         return {
             "server": self.server,
-            "database_id": self.database_id,
+            "database": self.database,
             "version": self.version,
             "root": self.root,
             "page_size": self.page_size,
@@ -124,7 +136,7 @@ class Sidecar:
                 if not _fill(descriptor, at, array):
                     return None
                 at += len(array)
-            if _checksum((hashes,), (fingerprints,)) != checksum:
+            if _checksum(hashes, fingerprints) != checksum:
                 return None
             return cls(header, hashes, fingerprints)
         except OSError:
@@ -132,10 +144,15 @@ class Sidecar:
         finally:
             os.close(descriptor)
 
-    def save(self, path: Path, *, state: FileState | None = None) -> None:
-        """Write the sidecar of the database at `path`, with another `state` if one is given."""
-        header = self.header if state is None else replace(self.header, state=state)
-        save_sidecar(path, header, (self.hashes,), (self.fingerprints,))
+    @staticmethod
+    def save(path: Path, header: SidecarHeader, hashes: Buffer, fingerprints: Buffer) -> None:
+        """Write the sidecar of the database at `path`. Raises LocalFileError, DiskFull."""
+        sizes = (header.page_count * DIGEST_BYTES, header.page_count * FINGERPRINT_BYTES)
+        if (len(hashes), len(fingerprints)) != sizes:
+            raise InvalidArgument("the sidecar's arrays do not fit its page count")
+        packed = msgpack.packb({**header.to_map(), "arrays": _checksum(hashes, fingerprints)})
+        prefix = _PREFIX.pack(_MAGIC, len(packed), xxh3_64_intdigest(packed))
+        _install(path, (prefix, packed, hashes, fingerprints))
 
     @staticmethod
     def remove(path: Path) -> None:
@@ -145,42 +162,26 @@ class Sidecar:
             sidecar.unlink(missing_ok=True)
 
 
-def save_sidecar(
-    path: Path,
-    header: SidecarHeader,
-    hashes: Iterable[Buffer],
-    fingerprints: Iterable[Buffer],
-) -> None:
-    """Write a sidecar whose arrays come in pieces. Raises LocalFileError, DiskFull."""
-    sidecar = sidecar_path(path)
-    pieces, prints = tuple(hashes), tuple(fingerprints)
-    if (sum(map(len, pieces)), sum(map(len, prints))) != (
-        header.page_count * DIGEST_BYTES,
-        header.page_count * FINGERPRINT_BYTES,
-    ):
-        raise InvalidArgument("the sidecar's arrays do not fit its page count")
-    packed = msgpack.packb({**header.to_map(), "arrays": _checksum(pieces, prints)})
-    temporary = sibling(resolved(path), "-edgereplica-new")
+def _install(path: Path, parts: Iterable[Buffer]) -> None:
+    """Write aside, then rename: a rename replaces a symbolic link, it does not follow it."""
+    sidecar, temporary = sidecar_path(path), sibling(resolved(path), "-edgereplica-new")
     with local_errors(sidecar):
         temporary.unlink(missing_ok=True)
         descriptor = open_private(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
         try:
             with os.fdopen(descriptor, "wb") as file:
-                file.write(_PREFIX.pack(_MAGIC, len(packed), xxh3_64_intdigest(packed)))
-                file.write(packed)
-                for piece in (*pieces, *prints):
-                    file.write(piece)
+                for part in parts:
+                    file.write(part)
             temporary.replace(sidecar)
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
 
 
-def _checksum(*arrays: Iterable[Buffer]) -> int:
+def _checksum(*arrays: Buffer) -> int:
     hasher = xxh3_64()
-    for pieces in arrays:
-        for piece in pieces:
-            hasher.update(piece)
+    for array in arrays:
+        hasher.update(array)
     return int(hasher.intdigest())
 
 

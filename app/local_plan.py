@@ -16,7 +16,6 @@ from ..adapters.local_changes import find_changes
 from ..adapters.local_snapshot import LocalSnapshot
 from ..adapters.local_state import FileState, unchanged
 from ..adapters.sidecar import Sidecar, SidecarHeader
-from ..events.limits import DIGEST_BYTES
 from .local_content import LocalContent
 
 
@@ -122,7 +121,7 @@ def open_plan(
         yield _unchanged_plan(path, header)
         return
     with LocalSnapshot.open(path, busy_timeout_seconds=busy_timeout_seconds) as snapshot:
-        yield _read_plan(path, snapshot, header)
+        yield _read_plan(path, snapshot, header, checksum)
 
 
 def _unchanged_plan(path: Path, header: SidecarHeader) -> LocalPlan:
@@ -131,13 +130,15 @@ def _unchanged_plan(path: Path, header: SidecarHeader) -> LocalPlan:
     def digests() -> bytearray:
         sidecar = Sidecar.load(path)
         assert sidecar is not None
-        return bytearray(sidecar.hashes)
+        return sidecar.hashes
 
     content = LocalContent(None, header.page_size, header.page_count, digests=digests, changed=())
     return LocalPlan(path, True, header, content, header.state, None, changed=False)
 
 
-def _read_plan(path: Path, snapshot: LocalSnapshot, header: SidecarHeader | None) -> LocalPlan:
+def _read_plan(
+    path: Path, snapshot: LocalSnapshot, header: SidecarHeader | None, checksum: bool
+) -> LocalPlan:
     sidecar = Sidecar.load(path) if header is not None else None
     if sidecar is None or sidecar.header.page_size != snapshot.page_size:
         prints = Fingerprints(snapshot.page_size, snapshot.page_count)
@@ -146,15 +147,15 @@ def _read_plan(path: Path, snapshot: LocalSnapshot, header: SidecarHeader | None
         )
         base = sidecar.header if sidecar is not None else None
         return LocalPlan(path, True, base, content, snapshot.state, prints, True, snapshot)
-    changes = find_changes(snapshot, sidecar)
-    prints = Fingerprints(snapshot.page_size, snapshot.page_count, sidecar.header.seed)
-    prints.joined = bytearray(changes.fingerprints)
+    changes = find_changes(snapshot, sidecar, read_everything=checksum)
+    prints = Fingerprints(snapshot.page_size, 0, sidecar.header.seed)
+    prints.joined = changes.fingerprints
     content = LocalContent(
         snapshot,
         snapshot.page_size,
         snapshot.page_count,
-        digests=bytearray(changes.hashes),
+        digests=changes.hashes,
         changed=changes.runs,
     )
-    changed = bool(changes.runs) or snapshot.page_count * DIGEST_BYTES != len(sidecar.hashes)
-    return LocalPlan(path, True, sidecar.header, content, snapshot.state, prints, changed, snapshot)
+    base, state = sidecar.header, snapshot.state
+    return LocalPlan(path, True, base, content, state, prints, changes.differ, snapshot)
