@@ -11,11 +11,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..adapters.hashing import FINGERPRINT_BYTES, fingerprints
-from ..adapters.local_changes import find_changes
+from ..adapters.hashing import FINGERPRINT_BYTES, fingerprints, hash_pages
+from ..adapters.local_changes import LocalChanges, find_changes
 from ..adapters.local_snapshot import LocalSnapshot
 from ..adapters.local_state import FileState, unchanged
 from ..adapters.sidecar import Sidecar, SidecarHeader
+from ..events.limits import DIGEST_BYTES
+from ..events.pages import Runs, pages_of, runs_of
 from .local_content import LocalContent
 
 
@@ -148,6 +150,7 @@ def _read_plan(
         base = sidecar.header if sidecar is not None else None
         return LocalPlan(path, True, base, content, snapshot.state, prints, True, snapshot)
     changes = find_changes(snapshot, sidecar, read_everything=checksum)
+    runs = _with_page_one(snapshot, changes) if changes.differ else ()
     prints = Fingerprints(snapshot.page_size, 0, sidecar.header.seed)
     prints.joined = changes.fingerprints
     content = LocalContent(
@@ -155,7 +158,21 @@ def _read_plan(
         snapshot.page_size,
         snapshot.page_count,
         digests=changes.hashes,
-        changed=changes.runs,
+        changed=runs,
     )
     base, state = sidecar.header, snapshot.state
     return LocalPlan(path, True, base, content, state, prints, changes.differ, snapshot)
+
+
+def _with_page_one(snapshot: LocalSnapshot, changes: LocalChanges) -> Runs:
+    """The changed runs, with page 1 if any byte of it differs.
+
+    Masked bytes alone are no change; but a version that is pushed anyway is the file's very bytes.
+    """
+    if not snapshot.page_count or (changes.runs and changes.runs[0][0] == 1):
+        return changes.runs
+    digest = hash_pages(snapshot.read(1, 1), snapshot.page_size, 1)
+    if digest == changes.hashes[:DIGEST_BYTES]:
+        return changes.runs
+    changes.hashes[:DIGEST_BYTES] = digest
+    return runs_of(pages_of(((1, 1), *changes.runs)))

@@ -7,16 +7,16 @@ file are spooled (in memory while they are few). Nothing that others see changes
 
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import IO
 
 from ..adapters.hashing import NO_DIGEST, hash_pages, root_of
 from ..adapters.local_apply import apply_version
+from ..adapters.local_changes import require_unchanged
 from ..adapters.local_errors import local_errors
 from ..adapters.local_fresh import FreshFile
-from ..adapters.local_state import FileState, unchanged
-from ..events.errors import EdgeReplicaError, RootMismatch, UnpushedChanges
+from ..adapters.local_state import FileState
+from ..events.errors import EdgeReplicaError, RootMismatch
 from ..events.limits import DIGEST_BYTES, SPOOL_BYTES_IN_MEMORY_MAX
 from ..events.messages import HelloReply
 from ..events.pages import count_pages, lock_byte_page
@@ -228,17 +228,13 @@ class PullClientEnd:
                 pages=self._spool.pieces(),
                 busy_timeout_seconds=self._busy_timeout_seconds,
                 check=self._check_unchanged,
-            )
+            ).state
         return VersionApplied(effect.version or self._reply.head or 0)
 
     def _check_unchanged(self) -> None:
         """Under the write lock: nobody has written to the file since it was compared."""
         assert self._planned_state is not None
-        if not unchanged(self._path, replace(self._planned_state, settled=True)):
-            raise UnpushedChanges(
-                f"{self._path} was changed while the pull ran; nothing was installed",
-                hint="run the pull again",
-            )
+        require_unchanged(self._path, self._planned_state)
 
     def _check_complete(self) -> None:
         """Wire v1 announces no root, so look for pages that neither came nor were held."""

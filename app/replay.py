@@ -64,12 +64,8 @@ class ReplayReport:
     machine: str
     wire_version: int | None
     events: int
-    identical: bool
+    same: bool
     difference: str | None = None
-
-    @property
-    def same(self) -> bool:
-        return self.identical
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
