@@ -11,7 +11,7 @@ from .results import Cell, Results
 _MB = 1e6
 _COLORS = {kind.name: kind.color for kind in PEERS}
 _FILES = ("sync.json", "sync.md", "sync.png", "sync.svg")
-_SMALLEST_MB = 1e-3
+_SHORTEST_BAR = 1e-3
 
 
 def write(results: Results, folder: Path) -> None:
@@ -89,7 +89,7 @@ def draw(results: Results, folder: Path) -> None:
     figure, axes = pyplot.subplots(1, 2, figsize=(13, 0.62 * len(rows) + 1.6), sharey=True)
     measures: list[tuple[str, Callable[[Cell], float]]] = [
         ("wall time, s", lambda cell: cell.wall_seconds),
-        ("on the wire, MB", lambda cell: max(cell.wire_bytes / _MB, _SMALLEST_MB)),
+        ("on the wire, MB", lambda cell: cell.wire_bytes / _MB),
     ]
     height = 0.8 / len(peers)
     for axis, (title, value) in zip(axes, measures, strict=True):
@@ -98,7 +98,8 @@ def draw(results: Results, folder: Path) -> None:
                 (n, value(cells[row, peer])) for n, row in enumerate(rows) if (row, peer) in cells
             ]
             places = [n + (at - (len(peers) - 1) / 2) * height for n, _ in held]
-            bars = axis.barh(places, [v for _, v in held], height, color=_COLORS[peer], label=peer)
+            lengths = [max(v, _SHORTEST_BAR) for _, v in held]  # a log scale has no zero
+            bars = axis.barh(places, lengths, height, color=_COLORS[peer], label=peer)
             axis.bar_label(bars, [f"{v:.3g}" for _, v in held], fontsize=6, padding=2)
         axis.set_xscale("log")
         axis.xaxis.set_minor_formatter(NullFormatter())
