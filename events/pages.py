@@ -67,16 +67,16 @@ def pages_of(runs: Iterable[Run]) -> Iterator[int]:
 def runs_of(pages: Iterable[int]) -> Runs:
     """The shortest runs that hold exactly `pages` (ascending, no repeats)."""
     runs: list[Run] = []
-    first = last = 0
-    for page in pages:
-        if page == last + 1 and first:
-            last = page
-            continue
-        if first:
+    numbers = iter(pages)
+    first = last = next(numbers, None)
+    if first is None or last is None:
+        return ()
+    for page in numbers:
+        if page != last + 1:
             runs.append((first, last))
-        first = last = page
-    if first:
-        runs.append((first, last))
+            first = page
+        last = page
+    runs.append((first, last))
     return tuple(runs)
 
 

@@ -12,7 +12,7 @@ In JSON: a dataclass is {"type": name, field: …}, a map {"map": [[key, value],
 import hashlib
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
-from typing import Any, Final, get_args
+from typing import Any, Final, TypeGuard, get_args
 
 from .errors import EdgeReplicaError, InvalidArgument
 from .messages import Message
@@ -82,16 +82,20 @@ def _encode_bytes(value: bytes, kept_max: int) -> dict[str, Any]:
 def decode_event(untrusted: object) -> Event:
     """The event that `encode` made `untrusted` from; `InvalidArgument` if it did not."""
     try:
-        event: Event = _decode(untrusted)
+        event = _decode(untrusted)
     except EdgeReplicaError as error:
         raise InvalidArgument(f"not a recorded event: {error.message}") from error
     except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
         raise InvalidArgument(f"not a recorded event: {error!r}") from error
-    if not isinstance(event, get_args(Event)):
+    if not _is_event(event):
         raise InvalidArgument("not a recorded event")
-    if isinstance(event, MessageReceived) and not isinstance(event.message, get_args(Message)):
-        raise InvalidArgument("not a recorded message")
     return event
+
+
+def _is_event(value: object) -> TypeGuard[Event]:
+    if isinstance(value, MessageReceived):
+        return isinstance(value.message, get_args(Message))
+    return isinstance(value, get_args(Event))
 
 
 def _decode(value: Any) -> Any:

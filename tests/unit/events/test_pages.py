@@ -1,0 +1,131 @@
+"""Runs and page sets against plain sets of numbers."""
+
+from itertools import pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+from tests.strategies import runs
+
+from edgereplica.events.errors import InvalidArgument
+from edgereplica.events.pages import (
+    PageSet,
+    Runs,
+    check_runs,
+    count_pages,
+    digest,
+    lock_byte_page,
+    page_size,
+    pages_of,
+    runs_of,
+    split_runs,
+    without_page,
+)
+
+# Around the borders of a page set's chunks (1,024 pages).
+NEAR = st.integers(1, 40) | st.integers(1000, 1060) | st.integers(2040, 2060)
+PAGES = st.sets(NEAR, max_size=60)
+
+
+def test_page_sizes_are_powers_of_two_from_512_to_65536() -> None:
+    allowed = []
+    for value in range(-1, 70_000):
+        try:
+            allowed.append(page_size(value))
+        except InvalidArgument:
+            continue
+    assert allowed == [512, 1024, 2048, 4096, 8192, 16384, 32768, 65536]
+
+
+@pytest.mark.parametrize("length", [0, 31, 33])
+def test_a_digest_has_32_bytes(length: int) -> None:
+    assert digest(bytes(32)) == bytes(32)
+    with pytest.raises(InvalidArgument):
+        digest(bytes(length))
+
+
+def test_the_lock_byte_page_holds_byte_2_to_the_30() -> None:
+    for shift in range(9, 17):
+        size = 1 << shift
+        page = lock_byte_page(size)
+        assert (page - 1) * size <= 1 << 30 < page * size
+
+
+@given(PAGES)
+def test_runs_hold_exactly_the_pages(pages: set[int]) -> None:
+    found = runs_of(sorted(pages))
+    assert list(pages_of(found)) == sorted(pages)
+    assert count_pages(found) == len(pages)
+    assert check_runs(found) == found
+    assert all(b[0] > a[1] + 1 for a, b in pairwise(found))
+
+
+def test_page_0_is_not_lost_where_runs_are_made() -> None:
+    """It is no page: whoever checks runs must still see it."""
+    assert runs_of([0, 1, 5]) == ((0, 1), (5, 5))
+    with pytest.raises(InvalidArgument):
+        check_runs(runs_of([0]))
+
+
+@given(runs(), st.integers(1, 50))
+def test_split_runs_keep_order_and_bound(whole: Runs, most: int) -> None:
+    groups = list(split_runs(whole, most))
+    assert [p for group in groups for p in pages_of(group)] == list(pages_of(whole))
+    assert all(count_pages(group) == most for group in groups[:-1])
+    assert all(0 < count_pages(group) <= most for group in groups)
+
+
+@given(runs(), st.integers(1, 60))
+def test_a_page_cut_out(whole: Runs, page: int) -> None:
+    assert list(pages_of(without_page(whole, page))) == [p for p in pages_of(whole) if p != page]
+
+
+@pytest.mark.parametrize("bad", [((0, 1),), ((2, 1),), ((1, 2), (2, 3)), ((5, 6), (1, 2))])
+def test_runs_out_of_order_are_refused(bad: Runs) -> None:
+    with pytest.raises(InvalidArgument):
+        check_runs(bad)
+
+
+def test_runs_beyond_the_last_page_are_refused() -> None:
+    assert check_runs([(1, 9)], 9) == ((1, 9),)
+    with pytest.raises(InvalidArgument):
+        check_runs([(1, 9)], 8)
+
+
+class PageSetAgainstASet(RuleBasedStateMachine):
+    def __init__(self) -> None:
+        super().__init__()
+        self.pages = PageSet()
+        self.model: set[int] = set()
+
+    @rule(pages=PAGES)
+    def add(self, pages: set[int]) -> None:
+        self.pages.add(runs_of(sorted(pages)))
+        self.model |= pages
+
+    @rule(pages=PAGES)
+    def discard(self, pages: set[int]) -> None:
+        self.pages.discard(runs_of(sorted(pages)))
+        self.model -= pages
+
+    @rule(pages=PAGES)
+    def take(self, pages: set[int]) -> None:
+        wanted = runs_of(sorted(pages))
+        assert self.pages.covers(wanted) == (pages <= self.model)
+        assert self.pages.take(wanted) == (pages <= self.model)
+        if pages <= self.model:
+            self.model -= pages
+
+    @invariant()
+    def the_same(self) -> None:
+        assert len(self.pages) == len(self.model)
+        assert self.pages.runs() == runs_of(sorted(self.model))
+        assert all((page in self.pages) == (page in self.model) for page in (1, 1024, 1025, 2048))
+
+    @invariant()
+    def no_memory_for_absent_pages(self) -> None:
+        assert len(self.pages._chunks) == len({page >> 10 for page in self.model})
+
+
+TestPageSet = PageSetAgainstASet.TestCase
