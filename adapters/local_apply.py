@@ -8,7 +8,7 @@ or the new one.
 
 The applying connection never checkpoints while anybody else has the database open: that is the
 application's business, and old SQLite libraries do not bear two checkpoints at once. Alone, it
-checkpoints after the commit, so that a replica nobody opens does not grow a log for ever.
+checkpoints and leaves no log behind, as the last connection of any application does.
 
 Two cases are not done in place. A changed page size, and a version without pages, replace the file
 as a whole (`local_fresh`), which is refused while another process has it open.
@@ -245,15 +245,13 @@ class _Application:
             return unknown
 
     def _checkpoint(self, snapshot: LocalSnapshot) -> FileState:
-        """If nobody else has the database open, move the log's pages into the file.
+        """If nobody else has the database open, move the log into the file.
 
-        The snapshot keeps the log from being restarted. It also outlives this connection, which
-        therefore is not the last one and leaves the log where its salts vouch for the state.
+        The snapshot keeps the log from being restarted meanwhile, so that what it then finds in
+        the file is this commit. Closing this connection, the last one, removes the log.
         """
-        state = snapshot.state
         others = connection_count(identity_of(self._descriptor)) - 2
-        if state.wal_frames > 0 and not others and not locking_pid(self._descriptor):
-            self._connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
-            state = snapshot.note_checkpoint() or state
-        self._connection.close()
-        return state
+        if snapshot.state.wal_frames == 0 or others or locking_pid(self._descriptor):
+            return snapshot.state
+        self._connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+        return snapshot.state_in_file() or snapshot.state

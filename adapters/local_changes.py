@@ -13,7 +13,15 @@ from typing import Final
 
 from ..events.errors import FileReplaced
 from ..events.limits import DIGEST_BYTES
-from ..events.pages import Run, Runs, lock_byte_page, runs_of, without_page
+from ..events.pages import (
+    Run,
+    Runs,
+    count_pages,
+    lock_byte_page,
+    runs_of,
+    split_runs,
+    without_page,
+)
 from .hashing import FINGERPRINT_BYTES, fingerprints, hash_pages
 from .local_snapshot import LocalSnapshot
 from .local_state import FileState, unchanged
@@ -73,46 +81,59 @@ class _Search:
         size = self._snapshot.page_size
         buffer = memoryview(bytearray(max(1, _PIECE_BYTES // size) * size))
         changed: list[int] = []
-        pages_read = 0
-        for first, last in _pieces(written, len(buffer) // size):
-            data = buffer[: (last - first + 1) * size]
-            self._snapshot.read_into(first, data)
-            pages_read += last - first + 1
-            changed += self._compare(first, last, data)
+        for group in split_runs(written, len(buffer) // size):
+            data = buffer[: count_pages(group) * size]
+            self._snapshot.read_runs_into(group, data)
+            changed += self._compare(group, data)
         runs = without_page(runs_of(changed), lock_byte_page(size))
         return LocalChanges(
-            runs, bool(runs) or self._resized, self._hashes, self._prints, pages_read
+            runs, bool(runs) or self._resized, self._hashes, self._prints, count_pages(written)
         )
 
-    def _compare(self, first: int, last: int, data: memoryview) -> list[int]:
+    def _compare(self, group: Runs, data: memoryview) -> list[int]:
         """The pages of `data` that differ; their hashes and fingerprints are brought up to date."""
         size, width = self._snapshot.page_size, FINGERPRINT_BYTES
-        new = fingerprints(data, size, self._seed, first)
-        place = slice((first - 1) * width, last * width)
-        old = self._prints[place]
-        if new == old and last <= self._known:
-            return []
-        changed = []
-        for at in range(last - first + 1):
-            page, print_place = first + at, slice(at * width, (at + 1) * width)
-            if page > self._known or new[print_place] != old[print_place]:
-                changed.append(page)
-                digest = hash_pages(data[at * size : (at + 1) * size], size, page)
-                self._hashes[(page - 1) * DIGEST_BYTES : page * DIGEST_BYTES] = digest
-        self._prints[place] = new
+        new = _fingerprints_of(group, data, size, self._seed)
+        changed: list[int] = []
+        start = 0
+        for first, last in group:
+            end = start + last - first + 1
+            place = slice((first - 1) * width, last * width)
+            run_new, run_old = new[start * width : end * width], self._prints[place]
+            if run_new != run_old or last > self._known:
+                self._prints[place] = run_new
+                for at in range(end - start):
+                    mine = slice(at * width, (at + 1) * width)
+                    if first + at > self._known or run_new[mine] != run_old[mine]:
+                        changed.append(first + at)
+                        self._rehash(
+                            first + at, data[(start + at) * size : (start + at + 1) * size]
+                        )
+            start = end
         return changed
+
+    def _rehash(self, page: int, content: memoryview) -> None:
+        digest = hash_pages(content, self._snapshot.page_size, page)
+        self._hashes[(page - 1) * DIGEST_BYTES : page * DIGEST_BYTES] = digest
+
+
+def _fingerprints_of(group: Runs, data: memoryview, size: int, seed: int) -> bytes:
+    """Of the pages of `group`, joined; all at once where no page among them is special."""
+    lock_page = lock_byte_page(size)
+    if group[0][0] > 1 and not group[0][0] <= lock_page <= group[-1][1]:
+        return fingerprints(data, size, seed)
+    prints, start = [], 0
+    for first, last in group:
+        end = start + (last - first + 1) * size
+        prints.append(fingerprints(data[start:end], size, seed, first))
+        start = end
+    return b"".join(prints)
 
 
 def _cut(runs: Runs, last_page: int) -> Iterator[Run]:
     for first, last in runs:
         if first <= last_page:
             yield first, min(last, last_page)
-
-
-def _pieces(runs: Runs, pages_max: int) -> Iterator[Run]:
-    for start, last in runs:
-        for first in range(start, last + 1, pages_max):
-            yield first, min(last, first + pages_max - 1)
 
 
 def require_unchanged(path: Path, known: FileState) -> None:

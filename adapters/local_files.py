@@ -101,9 +101,10 @@ def database_descriptor(path: Path) -> Iterator[int]:
 
 def read_at(descriptor: int, offset: int, into: memoryview) -> int:
     """Fill `into` from `offset`; the number of bytes read, short only at the end of the file."""
-    done = 0
-    while done < len(into):
-        count = os.preadv(descriptor, [into[done:]], offset + done)
+    wanted = len(into)
+    done = os.preadv(descriptor, (into,), offset)
+    while 0 < done < wanted:
+        count = os.preadv(descriptor, (into[done:],), offset + done)
         if count == 0:
             break
         done += count

@@ -39,7 +39,7 @@ from .local_files import (
 )
 from .local_header import HEADER_BYTES, Header, parse_header
 from .local_holders import describe_holders, opening_pids
-from .local_state import FileState, make_state, newest_settled_mtime_ns, read_header
+from .local_state import FileState, make_state, read_header, settle
 from .ports import Buffer
 
 _MODE_AT: Final = slice(18, 20)
@@ -59,6 +59,8 @@ class FreshFile:
         self.page_count = page_count
         self._temporary = sibling(self.path, "-edgereplica-tmp")
         self._descriptor = -1
+        if not self.path.exists():
+            refuse_stale_journals(self.path)
         with local_errors(self._temporary):
             self._check_space()
             self._temporary.unlink(missing_ok=True)  # of a pull that was killed
@@ -145,8 +147,7 @@ class FreshFile:
     def _make_durable(self) -> FileState:
         """Sync the file, dated so that every write of somebody else will change its date."""
         with local_errors(self._temporary):
-            settled_ns = newest_settled_mtime_ns()
-            os.utime(self._descriptor, ns=(settled_ns, settled_ns))
+            settle(self._descriptor)
             os.fsync(self._descriptor)
             header = read_header(self.path, self._descriptor)
             return make_state(os.fstat(self._descriptor), header, page_count=self.page_count)

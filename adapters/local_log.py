@@ -46,6 +46,7 @@ class PinnedLog:
         self._identity = identity
         self._path = sibling(database, "-wal")
         self._log: int | None = None
+        self._page_size = 0
         self._frames: dict[int, int] = {}
         self._index = os.open(sibling(database, "-shm"), os.O_RDONLY | os.O_CLOEXEC)
 
@@ -61,6 +62,7 @@ class PinnedLog:
             after = read_index_header(self._index)
             if before is not None and after is not None and before.raw == after.raw:
                 self.header = after
+                self._page_size = after.page_size
                 self._lay_out()
                 return True
         return False
@@ -82,6 +84,8 @@ class PinnedLog:
         frames = self._frames
         if not frames:
             return []
+        if first == last:
+            return [(first, frames[first])] if first in frames else []
         if last - first < len(frames):
             return [(page, frames[page]) for page in range(first, last + 1) if page in frames]
         return [(page, frame) for page, frame in frames.items() if first <= page <= last]
@@ -90,12 +94,12 @@ class PinnedLog:
         """Fill `into` with the page that `frame` holds, from byte `offset` of the page on."""
         if self._log is None:
             self._log = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
-        start = frame_offset(frame, self.header.page_size) + FRAME_HEADER_BYTES + offset
+        start = frame_offset(frame, self._page_size) + FRAME_HEADER_BYTES + offset
         if read_at(self._log, start, into) < len(into):
             raise FileReplaced(f"the log of {self._database} was cut short while it was read")
 
-    def observe_checkpoint(self) -> WalIndexHeader | None:
-        """The index again, if no commit was added to it since the log was pinned."""
+    def observe(self) -> WalIndexHeader | None:
+        """The index again; None if a commit was added to it since the log was pinned."""
         now = read_index_header(self._index)
         return now if now is not None and now.raw == self.header.raw else None
 

@@ -44,7 +44,7 @@ from .local_files import (
 )
 from .local_header import HEADER_BYTES, PAGE_SIZE_DEFAULT_BYTES, Header, parse_header
 from .local_log import PinnedLog, changed_since
-from .local_state import UNKNOWN, FileState, make_state, read_header
+from .local_state import UNKNOWN, FileState, make_state, read_header, settle
 from .local_wal import read_salts
 
 
@@ -67,6 +67,7 @@ class LocalSnapshot:
         self._immutable = False
         self._log: PinnedLog | None = None
         self._through_sqlite = False
+        self._lock_page = 0
         self._file = open_database(self.path)
         self._identity: Identity = identity_of(self._file)
 
@@ -113,6 +114,7 @@ class LocalSnapshot:
         if header is None:
             raise FileReplaced(f"{self.path} was cut to nothing while it was opened")
         self.page_size = header.page_size
+        self._lock_page = lock_byte_page(self.page_size)
         if not self._immutable and (header.is_wal or sibling(self.path, "-wal").exists()):
             self._pin_log()
         self._identify(header)
@@ -191,26 +193,18 @@ class LocalSnapshot:
                 wal_backfilled=log.backfilled,
             )
 
-    def note_checkpoint(self) -> FileState | None:
-        """The state again, after a checkpoint wrote to the file; None if it can no longer be told.
-
-        Pages and page count stay what they were: a checkpoint moves content, it changes none.
-        """
+    def state_in_file(self) -> FileState | None:
+        """The same state without the log, if a checkpoint has put all of it into the file by now
+        and nobody has committed since; else None."""
         if self._log is None or self._through_sqlite:
             return None
         with sqlite_errors(self.path):
-            now = self._log.observe_checkpoint()
-            header = read_header(self.path, self._file)
-            status = os.fstat(self._file)
+            settle(self._file)
+            now = self._log.observe()
+            status, header = os.fstat(self._file), read_header(self.path, self._file)
         if now is None or now.backfilled < now.frames:
             return None
-        return replace(
-            make_state(status, header, page_count=self.page_count),
-            wal_salts=now.salts,
-            wal_checksum=now.checksum,
-            wal_frames=now.frames,
-            wal_backfilled=now.backfilled,
-        )
+        return make_state(status, header, page_count=self.page_count)
 
     # Reading
 
@@ -224,27 +218,40 @@ class LocalSnapshot:
         """The pages of `runs`, joined in their order."""
         wanted = tuple(runs)
         buffer = bytearray(count_pages(wanted) * self.page_size)
-        view = memoryview(buffer)
-        for first, last in wanted:
-            length = (last - first + 1) * self.page_size
-            self.read_into(first, view[:length])
-            view = view[length:]
+        self.read_runs_into(wanted, memoryview(buffer))
         return bytes(buffer)
 
     def read_into(self, first: int, buffer: memoryview) -> None:
         """Fill `buffer`, whole pages long, with the pages from `first` on."""
         count, rest = divmod(len(buffer), self.page_size)
-        last = first + count - 1
-        if rest or not 1 <= first <= last <= self.page_count:
-            raise InvalidArgument(f"pages {first}..{last} are not within 1..{self.page_count}")
+        if rest or not count:
+            raise InvalidArgument(f"a buffer of {len(buffer)} bytes does not hold whole pages")
+        self.read_runs_into(((first, first + count - 1),), buffer)
+
+    def read_runs_into(self, runs: Runs, buffer: memoryview) -> None:
+        """Fill `buffer` with the pages of `runs`, joined in their order; it has just that length.
+
+        Raises InvalidArgument for pages the snapshot does not have.
+        """
+        size = self.page_size
+        start = 0
         with sqlite_errors(self.path):
-            if self._through_sqlite:
-                self._read_through_sqlite(first, buffer)
-            else:
-                self._read_file_and_log(first, last, buffer)
-        lock_page = lock_byte_page(self.page_size)
-        if first <= lock_page <= last:
-            start = (lock_page - first) * self.page_size
+            for first, last in runs:
+                if not 1 <= first <= last <= self.page_count:
+                    raise InvalidArgument(f"pages {first}..{last} are not in 1..{self.page_count}")
+                end = start + (last - first + 1) * size
+                self._fill(first, last, buffer[start:end])
+                start = end
+        if start != len(buffer):
+            raise InvalidArgument(f"{start} bytes of pages for a buffer of {len(buffer)}")
+
+    def _fill(self, first: int, last: int, buffer: memoryview) -> None:
+        if self._through_sqlite:
+            self._read_through_sqlite(first, buffer)
+        else:
+            self._read_file_and_log(first, last, buffer)
+        if first <= self._lock_page <= last:
+            start = (self._lock_page - first) * self.page_size
             buffer[start : start + self.page_size] = bytes(self.page_size)
 
     def _read_file_and_log(self, first: int, last: int, buffer: memoryview) -> None:

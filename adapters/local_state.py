@@ -11,6 +11,7 @@ import os
 import sys
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Final
@@ -96,6 +97,18 @@ def is_settled(mtime_ns: int) -> bool:
     if mtime_ns % _WHOLE_SECOND_NS == 0:  # a file system that keeps whole seconds, FAT even two
         newest -= 2 * _WHOLE_SECOND_NS
     return mtime_ns <= newest
+
+
+def settle(descriptor: int) -> None:
+    """Date the open file so that every later write will change its date, if it is not so dated.
+
+    The date moves back by a tick of the clock at most. Only for whoever may say when the content
+    was written; where the system does not allow it, the file stays unsettled.
+    """
+    if not is_settled(os.fstat(descriptor).st_mtime_ns):
+        newest = newest_settled_mtime_ns()
+        with suppress(PermissionError):
+            os.utime(descriptor, ns=(newest, newest))
 
 
 def make_state(
