@@ -124,16 +124,7 @@ class _Stage:
         sample_database.create(self._app, size_bytes, seed=_SEED)
         with self._application():
             self._log_in()
-            self._sync("push", self._app, "first push")
-            self._edit(_EDITS[0])
-            self._sync("push", self._app, "push after 1 % changed")
-            fresh = self._directory / "fresh.db"
-            self._sync("pull", fresh, "pull into a fresh file")
-            self._compare(fresh, "the fresh pull", updated_in_place=False)
-            self._edit(_EDITS[1])
-            self._sync("push", self._app, "push after 0.1 % changed")
-            self._sync("pull", fresh, "pull into the older copy")
-            self._compare(fresh, "the updated copy", updated_in_place=True)
+            self._go_round()
         with closing(sqlite3.connect(self._app)) as connection:
             page_size = int(connection.execute("PRAGMA page_size").fetchone()[0])
         return DemoReport(
@@ -143,6 +134,20 @@ class _Stage:
             tuple(self._differences),
             str(self._directory) if keep else None,
         )
+
+    def _go_round(self) -> None:
+        """Push, change, push, pull, and once more; ends at the first difference."""
+        self._sync("push", self._app, "first push")
+        self._edit(_EDITS[0])
+        self._sync("push", self._app, "push after 1 % changed")
+        fresh = self._directory / "fresh.db"
+        self._sync("pull", fresh, "pull into a fresh file")
+        if not self._equals(fresh, "the fresh pull", updated_in_place=False):
+            return
+        self._edit(_EDITS[1])
+        self._sync("push", self._app, "push after 0.1 % changed")
+        self._sync("pull", fresh, "pull into the older copy")
+        self._equals(fresh, "the updated copy", updated_in_place=True)
 
     @contextmanager
     def _application(self) -> Iterator[None]:
@@ -171,7 +176,7 @@ class _Stage:
         seconds = time.monotonic() - started
         self._steps.append(Step(name, result["page_count"], moved, wire, seconds))
 
-    def _compare(self, pulled: Path, name: str, *, updated_in_place: bool) -> None:
+    def _equals(self, pulled: Path, name: str, *, updated_in_place: bool) -> bool:
         """Empty the WALs into their files, then compare the files' bytes."""
         for file in (self._app, pulled) if updated_in_place else (self._app,):
             with closing(sqlite3.connect(file)) as connection:
@@ -182,6 +187,7 @@ class _Stage:
         masked = _COMMIT_BYTES if updated_in_place else ()
         if not _same_bytes(self._app, pulled, masked):
             self._differences.append(f"{name} is not the pushed database")
+        return not self._differences
 
     def _run(self, *words: str, **more: str) -> Any:
         self._say(f"$ edgereplica {' '.join(words)}")

@@ -20,8 +20,8 @@ from .local_content import DrillDown, LocalContent
 class PushClientEnd:
     """Performs the effects of `ClientPush` on `content`.
 
-    `pages_requested`, `pages_sent` and `pages_announced` count; `on_step` is called after each
-    batch.
+    `pages_requested`, `pages_sent` and `pages_announced` count; `on_step` is called when one of
+    them moved, and before `complete` is said.
     """
 
     def __init__(
@@ -83,6 +83,8 @@ class PushClientEnd:
 
     async def check_source(self, effect: CheckSource) -> None:
         self._content.check_source()
+        self._on_step()
 
     async def count(self, effect: CountPages) -> None:
         self.pages_requested += count_pages(effect.runs)
+        self._on_step()

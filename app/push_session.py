@@ -55,6 +55,7 @@ class _Push:
         self.wire_version = wire_version
         self.dry_run = dry_run
         self.end: PushClientEnd | None = None
+        self.machine: ClientPush | None = None
         self.transport: WebSocketTransport | None = None
         self.started = time.monotonic()
 
@@ -93,15 +94,21 @@ class _Push:
             blocked_share=lambda: transport.blocked_seconds / max(1e-9, time.monotonic() - since),
         )
         self.end = PushClientEnd(self.content, compressor, self._tell)
-        return ClientPush(self.wire_version), self.end, planned
+        self.machine = ClientPush(self.wire_version)
+        return self.machine, self.end, planned
 
     def _tell(self) -> None:
         assert self.end is not None
         assert self.transport is not None
+        assert self.machine is not None
+        pages_owed = self.end.pages_requested - self.end.pages_sent
+        # With `complete` said and no page owed, the server may have committed: whoever is
+        # interrupted now must not be told that nothing was changed.
+        settling = self.machine.ending is not None and not pages_owed
         self.options.tell(
             Progress(
-                "sending",
-                self.end.pages_announced,
+                "committing" if settling else "sending",
+                self.end.pages_announced - pages_owed,
                 self.plan.page_count,
                 self.transport.bytes_sent,
                 self.transport.bytes_received,

@@ -71,8 +71,9 @@ class ReplicaStatus(_Result):
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """A step of a running sync. `phase` is one of reading, sending, receiving, applying,
-    retrying."""
+    """A step of a running sync. `phase` is one of reading, sending, committing, receiving,
+    applying, retrying; from committing (push) and applying (pull) on, the new version may stand
+    already."""
 
     phase: str
     pages_done: int = 0

@@ -46,8 +46,6 @@ class ProgressBar:
 
     def __init__(self, *, quiet: bool = False) -> None:
         self.phase = ""
-        self.all_sent = False
-        """Every page of a push has been sent: from here on the server may have committed it."""
         self._draws = not quiet and is_terminal(sys.stderr)
         self._drawn = False
         self._next_draw = 0.0
@@ -70,9 +68,6 @@ class ProgressBar:
             self._erase()
             note(progress.note or "connection lost; trying again")
             return
-        self.all_sent = progress.phase == "committing" or (
-            progress.phase == "sending" and progress.pages_done >= progress.pages_total
-        )
         now = time.monotonic()
         if progress.phase != self.phase:
             self.phase = progress.phase

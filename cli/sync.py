@@ -303,7 +303,7 @@ def _interruptible(bar: ProgressBar, path: Path, command: str) -> Iterator[None]
         yield
     except KeyboardInterrupt:
         again = f"`edgereplica sync status --db {path}` tells which"
-        if command == "push" and bar.all_sent:
+        if command == "push" and bar.phase == "committing":
             words = f"the server has the whole new version or none of it; {again}"
         elif command == "pull" and bar.phase == "applying":
             words = f"{path} is wholly the old version or wholly the new one; {again}"
@@ -344,6 +344,8 @@ def _pushed(result: "PushResult") -> list[str]:
     if result.outcome == "unchanged":
         return [f"unchanged: {_version(result.version)} is what the server has ({pages})"]
     if result.outcome == "dry_run":
+        if not result.pages_changed and not result.would_conflict:
+            return [f"nothing to push: the server has {_version(result.version)} ({pages})"]
         size = human_bytes(result.pages_changed * result.page_size)
         lines = [f"would push {result.pages_changed:,} of {pages}, {size}; nothing was changed"]
         if result.would_conflict:
@@ -366,6 +368,8 @@ def _pulled(result: "PullResult") -> list[str]:
         return [f"unchanged: the file is {_version(result.version)} ({pages})"]
     received = f"{result.pages_received:,} of {pages}"
     if result.outcome == "dry_run":
+        if not result.pages_received and not result.would_refuse:
+            return [f"nothing to pull: the file is {_version(result.version)} ({pages})"]
         lines = [f"would pull {_version(result.version)}: {received}; nothing was changed"]
         if result.would_refuse:
             lines.append(f"it would be refused: {result.would_refuse.replace('_', ' ')}")

@@ -12,18 +12,24 @@ from edgereplica.app import demo
 
 EDGEREPLICA = str(Path(sys.executable).with_name("edgereplica"))
 
-# Runs the real command; then damages one byte of a file that was pulled.
+# Becomes the real command, but damages a byte after the pull that DAMAGED_PULL counts in dots.
 DAMAGING = """
-import subprocess, sys
-words = sys.argv[1:]
-code = subprocess.run([sys.executable, "-m", "edgereplica.cli.main", *words]).returncode
-if words[:2] == ["sync", "pull"]:
-    with open(words[words.index("--db") + 1], "r+b") as file:
-        file.seek(12_345)
-        byte = file.read(1)
-        file.seek(12_345)
-        file.write(bytes([byte[0] ^ 1]))
-sys.exit(code)
+import os, subprocess, sys
+program = [sys.executable, "-m", "edgereplica.cli.main", *sys.argv[1:]]
+if sys.argv[1:3] != ["sync", "pull"]:
+    os.execv(program[0], program)
+subprocess.run(program, check=True)
+pulled = sys.argv[sys.argv.index("--db") + 1]
+with open(pulled + ".count", "a+") as counter:
+    counter.write(".")
+    counter.seek(0)
+    if counter.read() != os.environ["DAMAGED_PULL"]:
+        sys.exit()
+with open(pulled, "r+b") as file:
+    file.seek(12_345)
+    byte = file.read(1)
+    file.seek(12_345)
+    file.write(bytes([byte[0] ^ 1]))
 """
 
 
@@ -49,15 +55,23 @@ def test_it_shows_equality_and_cleans_up(tmp_path: Path) -> None:
     assert list(home.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("damaged", "words"),
+    [
+        (".", "the fresh pull is not the pushed database"),
+        ("..", "the updated copy is not the pushed database"),
+    ],
+)
 def test_one_wrong_byte_is_reported_and_fails(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damaged: str, words: str
 ) -> None:
+    monkeypatch.setenv("DAMAGED_PULL", damaged)
     program = tmp_path / "damaging.py"
     program.write_text(DAMAGING)
     monkeypatch.setattr(demo, "_PROGRAM", (sys.executable, str(program)))
     report = demo.run_demo(size_mib=1)
     assert not report.equal
-    assert "the fresh pull is not the pushed database" in report.differences
+    assert report.differences == (words,)
     assert any(line.startswith("DIFFERENT: ") for line in report.lines())
 
 

@@ -209,7 +209,8 @@ def test_ctrl_c_leaves_file_and_server_as_they_were(user: User, tmp_path: Path) 
     file, sample = tmp_path / "app.db", tmp_path / "sample.db"
     make_notes(file)
     user.ok("push", file)
-    sample_database.create(sample, 16 * 1024 * 1024)
+    # Far more than the sockets' buffers between the two hold, so that pages are owed when it hangs.
+    sample_database.create(sample, 48 * 1024 * 1024)
     before = sample.read_bytes()
     with StallingProxy(user.base, 1024 * 1024) as proxy:
         push = subprocess.Popen(
