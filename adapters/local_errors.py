@@ -16,10 +16,14 @@ from ..events.errors import DiskFull, EdgeReplicaError, FileBusy, LocalFileError
 # https://www.sqlite.org/rescode.html
 SQLITE_BUSY: Final = 5
 SQLITE_READONLY: Final = 8
+SQLITE_CORRUPT: Final = 11
 SQLITE_CANTOPEN: Final = 14
 
 _BUSY: Final = frozenset({SQLITE_BUSY, 6, 15})  # BUSY, LOCKED, PROTOCOL
-_NO_DATABASE: Final = {11: "is damaged", 26: "is not a SQLite database, or is encrypted"}
+_NO_DATABASE: Final = {
+    SQLITE_CORRUPT: "is damaged",
+    26: "is not a SQLite database, or is encrypted",
+}
 _FULL: Final = 13
 _PRIMARY_MASK: Final = 0xFF
 

@@ -30,7 +30,7 @@ from .local_connection import (
     connect,
     sqlite_errors,
 )
-from .local_errors import SQLITE_CANTOPEN, SQLITE_READONLY, primary_code
+from .local_errors import SQLITE_CANTOPEN, SQLITE_CORRUPT, SQLITE_READONLY, primary_code
 from .local_files import (
     Identity,
     close_descriptor,
@@ -137,11 +137,14 @@ class LocalSnapshot:
         try:
             self._try_begin("ro")
         except SqliteError as error:
-            if primary_code(error) == SQLITE_READONLY and writable:
-                self._try_begin("rw")
-            elif primary_code(error) == SQLITE_CANTOPEN and without_log and closed_folder:
+            code = primary_code(error)
+            if code in (SQLITE_CANTOPEN, SQLITE_READONLY) and without_log and closed_folder:
                 self._try_begin("ro", immutable=True)
+            elif code == SQLITE_READONLY and writable:
+                self._try_begin("rw")
             else:
+                if code == SQLITE_CORRUPT and header is not None and not wal:
+                    self._count_in_file(header)  # says it better, if it is that
                 raise
 
     def _try_begin(self, mode: Mode, immutable: bool = False) -> None:
@@ -179,8 +182,7 @@ class LocalSnapshot:
             page_one = parse_header(self.path, start)
             self.page_count = page_one.page_count(self.path, log.page_count, torn=False)
         else:
-            pages, torn = divmod(status.st_size, self.page_size)
-            self.page_count = file_header.page_count(self.path, pages, bool(torn))
+            self.page_count = self._count_in_file(file_header)
         self.state = make_state(status, file_header, page_count=self.page_count)
         if self._through_sqlite:
             self.state = replace(self.state, wal_frames=UNKNOWN, wal_backfilled=UNKNOWN)
@@ -192,6 +194,10 @@ class LocalSnapshot:
                 wal_frames=log.frames,
                 wal_backfilled=log.backfilled,
             )
+
+    def _count_in_file(self, header: Header) -> int:
+        pages, torn = divmod(os.fstat(self._file).st_size, header.page_size)
+        return header.page_count(self.path, pages, bool(torn))
 
     def state_in_file(self) -> FileState | None:
         """The same state without the log, if a checkpoint has put all of it into the file by now
