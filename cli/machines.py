@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from ..events.errors import InvalidArgument, LocalFileError
-from .console import emit, emit_json, note
+from .console import counted, emit, emit_json, note
 from .root import JsonOption
 
 fsm = typer.Typer(help="Draw the state machines; replay a recorded session.", no_args_is_help=True)
@@ -91,8 +91,8 @@ def replay(
     if as_json:
         emit_json(report.to_dict())
     else:
-        for name, value in report.to_dict().items():
-            emit(f"{name.replace('_', ' ')}: {value}")
+        wire = f", wire v{report.wire_version}" if report.wire_version else ""
+        emit(f"{report.machine}{wire}: {counted(report.events, 'event')} run again")
     if not report.same:
-        note("error: the machine no longer does what was recorded")
+        note(f"error: the machine no longer does what was recorded: {report.difference}")
         raise typer.Exit(1)

@@ -252,7 +252,7 @@ def status(
             direction="pull",
         )
         found = _replica(db, credentials, bar, options).status()
-    _report(found, _standing(found), as_json=as_json)
+    _report(found, _standing(found, credentials[0]), as_json=as_json)
 
 
 def _credentials(
@@ -379,7 +379,7 @@ def _pulled(result: "PullResult") -> list[str]:
     return [f"pulled {_version(result.version)}: {received} received, {_traffic(result)}"]
 
 
-def _standing(status: "ReplicaStatus") -> list[str]:
+def _standing(status: "ReplicaStatus", server: str) -> list[str]:
     size = f"{counted(status.page_count, 'page')} of {status.page_size:,} bytes"
     head = _version(status.head)
     if status.head and status.head_author:
@@ -390,7 +390,7 @@ def _standing(status: "ReplicaStatus") -> list[str]:
     return [
         f"file      {status.path}, {size if status.exists else 'not there yet'}",
         f"database  {status.database or 'unknown'}",
-        f"server    {status.server or 'unknown'}",
+        f"server    {status.server or server}",
         f"base      {_version(status.base)}",
         f"head      {head}",
         "changed   " + ("unknown" if changed is None else f"{counted(changed, 'page')} locally"),
