@@ -1,11 +1,13 @@
 """One connection of the client: open it, run a machine over it, say what came of it."""
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 from urllib.parse import urlsplit
 
-from ..adapters.websocket_client import WebSocketTransport, connect
+from ..adapters.ports import Transport
+from ..adapters.websocket_client import connect
 from ..events.errors import (
     EdgeReplicaError,
     FrameUndecodable,
@@ -24,9 +26,27 @@ from .server_url import normalize_server
 LOOPBACK_HOSTS = ("localhost", "127.0.0.1", "::1")
 
 
+class ClientTransport(Transport, Protocol):
+    """A transport that counts: what a client reports, and what it decides compression by."""
+
+    bytes_sent: int
+    bytes_received: int
+    blocked_seconds: float
+    """How long `send` has waited for the link."""
+    first_byte: int | None
+    """What the server's first frame began with: its wire version."""
+
+
+Connector = Callable[[str, str], Awaitable[ClientTransport]]
+"""(URL, token) → an open connection; raises what `websocket_client.connect` raises."""
+
+
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What a caller may choose for a sync; `protocol` None is v2, and v1 with an old server."""
+    """What a caller may choose for a sync; `protocol` None is v2, and v1 with an old server.
+
+    `connector` opens the connection: a WebSocket, unless a simulation puts its own wire there.
+    """
 
     server: str
     token: str
@@ -37,6 +57,7 @@ class Options:
     checksum: bool = False
     progress: ProgressHook | None = None
     record: Path | None = None
+    connector: Connector = connect
 
     @property
     def sync_url(self) -> str:
@@ -59,10 +80,10 @@ class OldServer(EdgeReplicaError):
 async def run_session(
     options: Options,
     wire_version: int,
-    make: Callable[[WebSocketTransport], tuple[Machine, End, Event]],
-) -> tuple[Machine, WebSocketTransport]:
+    make: Callable[[ClientTransport], tuple[Machine, End, Event]],
+) -> tuple[Machine, ClientTransport]:
     """Connect, run the machine that `make` gives until it is done, and raise what went wrong."""
-    transport = await connect(options.sync_url, options.token)
+    transport = await options.connector(options.sync_url, options.token)
     machine, end, first = make(transport)
     recorder = None
     if options.record is not None:

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Literal
 
 from ..adapters.local_fresh import FreshFile
-from ..adapters.websocket_client import WebSocketTransport
 from ..events.errors import (
     EdgeReplicaError,
     LocalFileError,
@@ -22,7 +21,7 @@ from ..events.session import Event, PullPlanned
 from ..events.wire import V1
 from ..fsm.client_pull import ClientPull
 from ..fsm.machine import Machine
-from .client_session import Options, run_session
+from .client_session import ClientTransport, Options, run_session
 from .driver import End
 from .local_plan import Fingerprints, LocalPlan, empty_plan, open_plan
 from .pull_client import PullClientEnd
@@ -91,7 +90,7 @@ class _Pull:
         self.prints: Fingerprints | None = None
         self.backup_path: Path | None = None
         self.end: PullClientEnd | None = None
-        self.transport: WebSocketTransport | None = None
+        self.transport: ClientTransport | None = None
 
     async def run(self, at: At, started: float) -> PullResult:
         plan = self.plan
@@ -151,9 +150,7 @@ class _Pull:
             hint="push them first, or `--force` to overwrite them (the old file is kept)",
         )
 
-    def _make(
-        self, transport: WebSocketTransport, planned: PullPlanned
-    ) -> tuple[Machine, End, Event]:
+    def _make(self, transport: ClientTransport, planned: PullPlanned) -> tuple[Machine, End, Event]:
         self.transport = transport
         self.end = PullClientEnd(
             self.plan.path,
@@ -203,7 +200,7 @@ class _Pull:
         plan.close_snapshot()
 
     def _conclude(
-        self, machine: ClientPull, transport: WebSocketTransport, started: float
+        self, machine: ClientPull, transport: ClientTransport, started: float
     ) -> PullResult:
         assert machine.reply is not None
         assert self.end is not None

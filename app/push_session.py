@@ -4,14 +4,13 @@ import time
 from pathlib import Path
 from typing import Literal
 
-from ..adapters.websocket_client import WebSocketTransport
 from ..events.errors import Conflict, InvalidArgument, Unimplemented
 from ..events.pages import count_pages
 from ..events.session import Event, PushPlanned
 from ..events.wire import V1
 from ..fsm.client_push import ClientPush
 from ..fsm.machine import Machine
-from .client_session import Options, run_session
+from .client_session import ClientTransport, Options, run_session
 from .compression import Compressor
 from .driver import End
 from .local_plan import LocalPlan, open_plan
@@ -56,7 +55,7 @@ class _Push:
         self.dry_run = dry_run
         self.end: PushClientEnd | None = None
         self.machine: ClientPush | None = None
-        self.transport: WebSocketTransport | None = None
+        self.transport: ClientTransport | None = None
         self.started = time.monotonic()
 
     async def run(self, force: bool, message: str, started: float) -> PushResult:
@@ -83,9 +82,7 @@ class _Push:
         assert isinstance(machine, ClientPush)
         return self._conclude(machine, transport, started)
 
-    def _make(
-        self, transport: WebSocketTransport, planned: PushPlanned
-    ) -> tuple[Machine, End, Event]:
+    def _make(self, transport: ClientTransport, planned: PushPlanned) -> tuple[Machine, End, Event]:
         self.transport = transport
         since = time.monotonic()
         compressor = Compressor(
@@ -127,7 +124,7 @@ class _Push:
         return Conflict(conflict.message, **details)
 
     def _conclude(
-        self, machine: ClientPush, transport: WebSocketTransport, started: float
+        self, machine: ClientPush, transport: ClientTransport, started: float
     ) -> PushResult:
         assert machine.reply is not None
         reply, done = machine.reply, machine.outcome

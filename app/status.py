@@ -4,13 +4,12 @@ import time
 from pathlib import Path
 from typing import Literal
 
-from ..adapters.websocket_client import WebSocketTransport
 from ..events.messages import HelloReply
 from ..events.pages import count_pages
 from ..events.session import PullPlanned
 from ..events.wire import V2
 from ..fsm.client_pull import ClientPull
-from .client_session import Options, run_session
+from .client_session import ClientTransport, Options, run_session
 from .local_plan import LocalPlan
 from .pull_client import PullClientEnd
 from .pull_session import open_plan_or_empty
@@ -28,7 +27,7 @@ async def read_status(path: Path, options: Options) -> ReplicaStatus:
 async def _ask_for_head(plan: LocalPlan, options: Options) -> HelloReply:
     """A pull that says it holds nothing, measured instead of made, learns the head's name."""
 
-    def make(transport: WebSocketTransport) -> tuple[ClientPull, PullClientEnd, PullPlanned]:
+    def make(transport: ClientTransport) -> tuple[ClientPull, PullClientEnd, PullPlanned]:
         end = PullClientEnd(
             plan.path,
             None,
