@@ -10,7 +10,7 @@ from typing import Final
 
 import numpy as np
 
-from .page_arrays import U32, Records
+from .page_arrays import U32, Records, row_slices
 
 ROW: Final = np.dtype(
     [
@@ -62,7 +62,9 @@ class BlockTable:
     def kept(self, used: U32) -> tuple["BlockTable", U32]:
         """Only the rows that `used` (row numbers, with repeats) names, each place in a segment
         once, and the new number of every old row."""
-        flags = np.bincount(used, minlength=len(self.rows)).astype(np.bool_)
+        flags = np.zeros(len(self.rows), dtype=np.bool_)
+        for part in row_slices(len(used)):
+            flags[used[part]] = True
         flags[0] = False
         old = np.flatnonzero(flags)
         rows = self.rows[old]
@@ -76,6 +78,14 @@ class BlockTable:
         rows["segment"] = index
         names: Sequence[str] = [self.segments[n] for n in segments.tolist()]
         return BlockTable(np.concatenate([no_rows(), rows]), tuple(names)), renumbered
+
+
+def renumber(block: U32, renumbered: U32) -> U32:
+    """Row numbers `block` after `BlockTable.kept`."""
+    result = np.empty_like(block)
+    for part in row_slices(len(block)):
+        result[part] = renumbered[block[part]]
+    return result
 
 
 def moved_rows(block: U32, by: int) -> U32:

@@ -40,7 +40,7 @@ import zstandard
 
 from ..events.limits import DIGEST_BYTES, PAGES_PER_DATABASE_MAX
 from .block_table import CODECS, ROW, BlockTable, no_rows
-from .page_arrays import U16, U32
+from .page_arrays import U16, U32, row_slices
 from .page_map import MapDelta, PageMap
 from .ports import Buffer
 from .segments import corrupt, decode_block
@@ -77,12 +77,12 @@ def encode_delta(delta: MapDelta, root: bytes, parent_root: bytes) -> Sequence[B
 def _encode(entries: PageMap | MapDelta, root: bytes, parent_root: bytes) -> Sequence[Buffer]:
     ids = "\n".join(entries.table.segments).encode()
     rows = entries.table.rows[1:]
-    columns = [_differences(entries.block), _differences(entries.slot), rows.tobytes(), ids]
     kind = _SNAPSHOT
+    columns: list[U32 | U16] = [entries.block, entries.slot]
     if isinstance(entries, MapDelta):
         kind = _DELTA
-        columns.insert(0, _differences(entries.pages))
-    packed = zstandard.ZstdCompressor(level=1).compress(b"".join(columns))
+        columns.insert(0, entries.pages)
+    packed = _compressed(columns, rows.tobytes() + ids)
     log2 = entries.page_size.bit_length() - 1
     head = _HEAD.pack(
         *(_MAGIC, kind, log2, 0, entries.page_count, len(entries.block)),
@@ -96,11 +96,22 @@ def _encode(entries: PageMap | MapDelta, root: bytes, parent_root: bytes) -> Seq
     return (*parts, check.digest())
 
 
-def _differences(column: U32 | U16) -> bytes:
-    """Neighbours' differences compress to almost nothing where blocks were filled in order."""
-    shifted = column.copy()
-    shifted[1:] -= column[:-1]
-    return shifted.astype(column.dtype.newbyteorder("<"), copy=False).tobytes()
+def _compressed(columns: Sequence[U32 | U16], rest: bytes) -> bytes:
+    """The columns as differences, which compress to almost nothing where blocks were filled in
+    order, then `rest`: one frame that states its content size."""
+    size = sum(column.nbytes for column in columns) + len(rest)
+    packer = zstandard.ZstdCompressor(level=1).compressobj(size=size)
+    packed: list[bytes] = []
+    for column in columns:
+        little = column.dtype.newbyteorder("<")
+        for part in row_slices(len(column)):
+            differences = column[part].copy()
+            differences[1:] -= column[part][:-1]
+            if part.start:
+                differences[:1] -= column[part.start - 1 : part.start]
+            packed.append(packer.compress(differences.astype(little, copy=False).tobytes()))
+    packed += (packer.compress(rest), packer.flush())
+    return b"".join(packed)
 
 
 def _sums(column: memoryview, dtype: type[np.unsignedinteger[Any]]) -> npt.NDArray[Any]:
@@ -168,8 +179,11 @@ def _consistent(content: PageMap | MapDelta) -> bool:
             return False
     if len(content.block) and int(content.block.max()) >= len(rows):
         return False
+    slots = np.maximum(rows["pages"], 1)
+    for part in row_slices(len(content.block)):
+        if (content.slot[part] >= slots[content.block[part]]).any():
+            return False
     return not (
-        (content.slot >= np.maximum(rows["pages"], 1)[content.block]).any()
-        or (rows["segment"][1:] >= len(content.table.segments)).any()
+        (rows["segment"][1:] >= len(content.table.segments)).any()
         or (rows["codec"] >= len(CODECS)).any()
     )

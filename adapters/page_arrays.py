@@ -4,6 +4,7 @@ Server side only: the client never imports numpy. Page numbers are uint32, diges
 bytes. Nothing here knows what a map or a segment is.
 """
 
+from collections.abc import Iterator
 from itertools import chain
 from typing import Any, Final
 
@@ -65,11 +66,17 @@ def _words(digests: Bytes2D) -> U64:
     return digests.view(np.uint64)
 
 
+def row_slices(count: int) -> Iterator[slice]:
+    """`count` rows in slices of a bounded size: arithmetic over a whole map would otherwise make
+    intermediate arrays of 8 bytes and more a page."""
+    for start in range(0, count, _ROWS_AT_ONCE):
+        yield slice(start, min(start + _ROWS_AT_ONCE, count))
+
+
 def rows_differ(left: Bytes2D, right: Bytes2D) -> Flags:
     """For each row, whether the two digests differ."""
     differ = np.empty(len(left), dtype=np.bool_)
-    for start in range(0, len(left), _ROWS_AT_ONCE):
-        rows = slice(start, start + _ROWS_AT_ONCE)
+    for rows in row_slices(len(left)):
         unequal = _words(left[rows]) != _words(right[rows])
         differ[rows] = unequal[:, 0] | unequal[:, 1] | unequal[:, 2] | unequal[:, 3]
     return differ

@@ -13,7 +13,7 @@ import numpy as np
 from ..events.errors import InvalidArgument
 from ..events.limits import DIGEST_BYTES
 from ..events.pages import Runs, lock_byte_page
-from .block_table import BlockTable, moved_rows
+from .block_table import BlockTable, moved_rows, renumber
 from .hashing import root_of
 from .page_arrays import U16, U32, Bytes2D, rows_differ, runs_of_pages
 
@@ -155,7 +155,7 @@ class PageMap:
         """The entries of `pages` alone, with only the blocks they lie in."""
         at = pages.astype(np.int64) - 1
         table, renumbered = self.table.kept(self.block[at])
-        block = renumbered[self.block[at]]
+        block = renumber(self.block[at], renumbered)
         return MapDelta(
             self.page_size, self.page_count, pages, self.digests[at], block, self.slot[at], table
         )
@@ -163,7 +163,7 @@ class PageMap:
     def pruned(self) -> "PageMap":
         """The same map without blocks and segments that no page lies in."""
         table, renumbered = self.table.kept(self.block)
-        block = renumbered[self.block]
+        block = renumber(self.block, renumbered)
         return PageMap(self.page_size, self.digests, block, self.slot, table, self.lineage)
 
     def segments(self) -> tuple[str, ...]:

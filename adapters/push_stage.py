@@ -117,18 +117,18 @@ class PushStage:
         if not windows:
             return ()
         pages, digests = self._flatten(windows)
-        pages, digests = self._without_lock_page(pages, digests)
-        if not len(pages):
-            return ()
+        is_lock_page = pages == self._lock_page
+        if is_lock_page.any():
+            digests = np.where(is_lock_page[:, np.newaxis], np.uint8(0), digests)
         known, before = self._table.get(pages)
         entries = self._held.locate(pages, digests)
         if known.any():
             # Content that arrived already, announced once more.
             again = known & (before.block > 0) & (entries.block == 0)
             again[again] = ~rows_differ(before.digests[again], entries.digests[again])
-            entries.set(again, before.at(again))
+            entries.block[again], entries.slot[again] = before.block[again], before.slot[again]
         self._table.put(pages, entries)
-        return runs_of_pages(pages[entries.block == 0])
+        return runs_of_pages(pages[(entries.block == 0) & ~is_lock_page])
 
     def _flatten(self, windows: Sequence[tuple[int, bytes]]) -> tuple[U32, Bytes2D]:
         """Ascending pages without repeats, the last window's word on each, and their digests."""
@@ -142,12 +142,6 @@ class PushStage:
             return pages, digests
         unique, from_end = np.unique(pages[::-1], return_index=True)
         return unique, digests[len(pages) - 1 - from_end]
-
-    def _without_lock_page(self, pages: U32, digests: Bytes2D) -> tuple[U32, Bytes2D]:
-        if not int(pages[0]) <= self._lock_page <= int(pages[-1]):
-            return pages, digests
-        others = pages != self._lock_page
-        return pages[others], digests[others]
 
     @staticmethod
     def _check_page(page: int) -> None:
@@ -322,6 +316,7 @@ class PushStage:
         self._segments.close()
         table, _ = self._held.table.joined(self._segments.table())
         pages, said = self._table.columns()
+        self._table = PageTable()
         end = int(np.searchsorted(pages, page_count, side="right"))
         pages, said = pages[:end], said.at(slice(0, end))
         kept = _merged(self._kept, page_count)
@@ -329,7 +324,7 @@ class PushStage:
         # Before any array of the claimed size is made: a few bytes can claim 2^26 pages.
         if count_pages(kept) + end < page_count - lock_pages:
             raise ProtocolViolation(f"not all of the {page_count} pages were announced")
-        if not kept and not lock_pages:
+        if end == page_count:
             entries = said  # exactly pages 1..page_count: the columns are the map
         else:
             entries = Entries.zeros(page_count)
@@ -338,6 +333,7 @@ class PushStage:
                 rows = slice(first - 1, last)
                 entries.set(rows, Entries(base.digests[rows], base.block[rows], base.slot[rows]))
             entries.set(pages.astype(np.intp) - 1, said)
+        del pages, said
         changed = self._prefer_base(entries)
         page_map = PageMap(self._page_size, *entries, table)
         missing = page_map.missing()

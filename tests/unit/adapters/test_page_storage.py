@@ -187,6 +187,23 @@ def test_equal_ranges_take_the_bases_digests() -> None:
     run(scenario())
 
 
+def test_content_that_arrived_is_not_asked_for_again() -> None:
+    async def scenario() -> None:
+        database = Database(MemoryStore())
+        pages = [page(n) for n in range(20)]
+        stage = await database.open()
+        assert stage.announce([(1, digests_of(pages))]) == ((1, 20),)
+        await database.send(stage, pages, ((5, 9),), "raw")
+        pages[6] = page(99)
+        assert stage.announce([(1, digests_of(pages))]) == ((1, 4), (7, 7), (10, 20))
+        await database.send(stage, pages, ((1, 4), (7, 7), (10, 20)), "zstd")
+        assert stage.announce([(1, digests_of(pages))]) == ()
+        database.commit(await stage.seal(20, expected_root=root(pages)))
+        assert await database.read(1) == as_dict(pages)
+
+    run(scenario())
+
+
 def test_pages_never_announced_are_hashed_on_arrival() -> None:
     async def scenario() -> None:
         database = Database(MemoryStore())

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import pytest
 from tests.unit.adapters.page_storage_model import (
@@ -11,6 +12,7 @@ from tests.unit.adapters.page_storage_model import (
     as_dict,
     digests_of,
     page,
+    read,
     root,
     run,
     small_segments,
@@ -389,6 +391,24 @@ def test_a_map_with_a_sound_checksum_and_a_wrong_root_is_refused() -> None:
         database.restart()
         with pytest.raises(StorageError, match="root"):
             await database.read(1)
+
+    run(scenario())
+
+
+def test_a_page_whose_digest_is_another_is_not_handed_out() -> None:
+    """Sound objects, and a map that points to the wrong slot: checksums cannot see that."""
+
+    async def scenario() -> None:
+        database = Database(MemoryStore())
+        await database.push(make(8), "zstd")
+        page_map = await database.base()
+        slot = page_map.slot.copy()
+        slot[[2, 3]] = slot[[3, 2]]
+        wrong = replace(page_map, slot=slot)
+        for how in ({}, {"page_order": True}, {"codecs": ("raw", "zstd"), "verify": False}):
+            with pytest.raises(StorageError, match="another digest"):
+                await read(database.storage, wrong, ((1, 8),), **how)
+        assert len(await read(database.storage, wrong, ((5, 8),))) == 4
 
     run(scenario())
 
