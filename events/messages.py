@@ -10,8 +10,9 @@ Windows are contiguous pages with their digests joined: (first page, 32·n bytes
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any, Literal
+
+import msgspec
 
 from .errors import InvalidArgument
 from .limits import (
@@ -26,6 +27,7 @@ from .limits import (
     VERSION_MESSAGE_CHARS_MAX,
 )
 from .pages import Runs, check_runs, count_pages, page_size
+from .value import Value
 
 Window = tuple[int, bytes]
 Windows = tuple[Window, ...]
@@ -67,8 +69,7 @@ def _sendable(text: str) -> str:
     return text.encode("utf-8", "replace").decode("utf-8")
 
 
-@dataclass(frozen=True, slots=True)
-class Hello:
+class Hello(Value, frozen=True):
     """The client's greeting: what it holds, and for a push what it builds on.
 
     `page_count` is None where the wire cannot say it (v1: max_page is no page count). `base` is the
@@ -96,8 +97,7 @@ class Hello:
         _check_at(self.at)
 
 
-@dataclass(frozen=True, slots=True)
-class HelloReply:
+class HelloReply(Value, frozen=True):
     """The server's answer. For a push it describes the head; for a pull, the version chosen.
 
     `base_known`: the server still has the client's base and will compare against it.
@@ -113,7 +113,7 @@ class HelloReply:
     committed_at: float = 0.0
     base_known: bool = False
     pages_changed: int | None = None
-    limits: Mapping[str, int] = field(default_factory=dict)
+    limits: Mapping[str, int] = msgspec.field(default_factory=dict)
     features: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -125,8 +125,7 @@ class HelloReply:
             raise InvalidArgument(f"{self.committed_at} is not a Unix time")
 
 
-@dataclass(frozen=True, slots=True)
-class PageHashes:
+class PageHashes(Value, frozen=True):
     windows: Windows
 
     def __post_init__(self) -> None:
@@ -155,8 +154,7 @@ class PageHashes:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class RangeHashes:
+class RangeHashes(Value, frozen=True):
     ranges: HashRanges
 
     def __post_init__(self) -> None:
@@ -176,8 +174,7 @@ class RangeHashes:
             _check_root(combined)
 
 
-@dataclass(frozen=True, slots=True)
-class RangesDiffer:
+class RangesDiffer(Value, frozen=True):
     """These announced ranges differ; the runs name their pages."""
 
     runs: Runs
@@ -186,8 +183,7 @@ class RangesDiffer:
         check_runs(self.runs)
 
 
-@dataclass(frozen=True, slots=True)
-class RequestPages:
+class RequestPages(Value, frozen=True):
     """The server asks for these pages; in v2 every `PageHashes` gets one, empty if none."""
 
     runs: Runs
@@ -196,13 +192,12 @@ class RequestPages:
         check_runs(self.runs)
 
 
-@dataclass(frozen=True, slots=True)
-class PageData:
+class PageData(Value, frozen=True):
     """Pages joined in the order of `runs`, encoded by `codec`."""
 
     runs: Runs
     codec: Codec
-    data: bytes = field(repr=False)
+    data: bytes
 
     def __post_init__(self) -> None:
         check_runs(self.runs)
@@ -214,8 +209,7 @@ class PageData:
             raise InvalidArgument(f"unknown codec {self.codec!r}")
 
 
-@dataclass(frozen=True, slots=True)
-class Complete:
+class Complete(Value, frozen=True):
     """The client has announced everything. A push says what it is to become."""
 
     page_count: int | None = None
@@ -235,8 +229,7 @@ class Complete:
             raise InvalidArgument("a version's message is not valid Unicode")
 
 
-@dataclass(frozen=True, slots=True)
-class SyncComplete:
+class SyncComplete(Value, frozen=True):
     pages_transferred: int
     bytes_transferred: int
     version: int | None = None
@@ -247,8 +240,7 @@ class SyncComplete:
         _check_root(self.root)
 
 
-@dataclass(frozen=True, slots=True)
-class HeadChanged:
+class HeadChanged(Value, frozen=True):
     version: int
     root: bytes
     page_count: int
@@ -259,17 +251,20 @@ class HeadChanged:
         _check_page_count(self.page_count)
 
 
-@dataclass(frozen=True, slots=True)
-class ErrorMessage:
+class ErrorMessage(Value, frozen=True):
     message: str
     code: str = ""
     retryable: bool = False
-    details: Mapping[str, Any] = field(default_factory=dict)
+    details: Mapping[str, Any] = msgspec.field(default_factory=dict)
 
     def __post_init__(self) -> None:
         # An error is told as well as it can be: what does not fit is cut, never refused.
-        object.__setattr__(self, "message", _sendable(self.message[:ERROR_MESSAGE_CHARS_MAX]))
-        object.__setattr__(self, "code", _sendable(self.code[:ERROR_CODE_CHARS_MAX]))
+        for name, chars_max in (
+            ("message", ERROR_MESSAGE_CHARS_MAX),
+            ("code", ERROR_CODE_CHARS_MAX),
+        ):
+            fitting = _sendable(getattr(self, name)[:chars_max])
+            msgspec.structs.force_setattr(self, name, fitting)
 
 
 Message = (

@@ -5,18 +5,18 @@ holds, and any other bytes longer than `BYTES_KEPT_MAX`, is replaced by its leng
 (BLAKE2b, 64 bits). Machines only ever look at the length, so a session that is replayed with the
 replacements has the same effects. Names, messages, e-mail addresses and roots stay.
 
-In JSON: a dataclass is {"type": name, field: …}, a map {"map": [[key, value], …]}, bytes
+In JSON: a `Value` is {"type": name, field: …}, a map {"map": [[key, value], …]}, bytes
 {"hex": …} or {"length": n, "blake2b": …}; tuples and lists are both lists.
 """
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import fields, is_dataclass
 from typing import Any, Final, TypeGuard, get_args
 
 from .errors import EdgeReplicaError, InvalidArgument
 from .messages import Message
 from .session import Event, MessageReceived
+from .value import Value
 
 FORMAT: Final = "edgereplica-session"
 FORMAT_VERSION: Final = 1
@@ -56,14 +56,14 @@ def encode(value: object) -> Any:
         return [encode(item) for item in value]
     if isinstance(value, Mapping):
         return {"map": [[encode(key), encode(item)] for key, item in value.items()]}
-    if is_dataclass(value):
+    if isinstance(value, Value):
         encoded: dict[str, Any] = {"type": type(value).__name__}
-        for field in fields(value):
-            item = getattr(value, field.name)
-            if field.name == "data" and isinstance(item, bytes):
+        for name in value.__struct_fields__:
+            item = getattr(value, name)
+            if name == "data" and isinstance(item, bytes):
                 encoded["data"] = _encode_bytes(item, 0)
             else:
-                encoded[field.name] = encode(item)
+                encoded[name] = encode(item)
         return encoded
     raise TypeError(f"a {type(value).__name__} cannot be recorded")
 

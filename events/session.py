@@ -5,35 +5,34 @@ are the results of effects (`fsm.effects`), in the past tense of what was asked.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any, Literal
+
+import msgspec
 
 from .errors import EdgeReplicaError
 from .messages import At, Codec, HashRanges, Message, Windows
 from .pages import Runs
+from .value import Value
 
 
-@dataclass(frozen=True, slots=True)
-class MessageReceived:
+class MessageReceived(Value, frozen=True):
     message: Message
 
 
-@dataclass(frozen=True, slots=True)
-class PeerLost:
+class PeerLost(Value, frozen=True):
     """The connection ended without the session's end. Nothing more can be said."""
 
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class Failed:
+class Failed(Value, frozen=True):
     """An effect failed, or an event was refused: the session ends and says so."""
 
     code: str
     message: str
     close_code: int
     retryable: bool = False
-    details: Mapping[str, Any] = field(default_factory=dict)
+    details: Mapping[str, Any] = msgspec.field(default_factory=dict)
 
     @classmethod
     def from_error(cls, error: EdgeReplicaError) -> "Failed":
@@ -46,8 +45,7 @@ class Failed:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class VersionInfo:
+class VersionInfo(Value, frozen=True):
     """A version as the other end is told of it; version 0 is the empty database."""
 
     version: int
@@ -62,8 +60,7 @@ class VersionInfo:
 # --- the server's end -----------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class PushOpened:
+class PushOpened(Value, frozen=True):
     """`conflict` names what stands between the client's base and the head, if anything does."""
 
     head: VersionInfo
@@ -71,45 +68,39 @@ class PushOpened:
     conflict: Failed | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class PullOpened:
+class PullOpened(Value, frozen=True):
     version: VersionInfo
     base_known: bool
     pages_changed: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class HashesCompared:
+class HashesCompared(Value, frozen=True):
     """Of the announced pages, those whose content this end does not hold (push) or that differ
     from the version pulled (pull)."""
 
     runs: Runs
 
 
-@dataclass(frozen=True, slots=True)
-class RangesCompared:
+class RangesCompared(Value, frozen=True):
     runs: Runs
 
 
-@dataclass(frozen=True, slots=True)
-class PagesStaged:
+class PagesStaged(Value, frozen=True):
     pages: int
     wire_bytes: int
 
 
-@dataclass(frozen=True, slots=True)
-class PushCommitted:
+class PushCommitted(Value, frozen=True):
     version: int
     root: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class PagesRead:
+class PagesRead(Value, frozen=True):
     """A batch of the pages asked for; `exhausted` when there was none left."""
 
     runs: Runs = ()
     codec: Codec = "raw"
-    data: bytes = field(default=b"", repr=False)
+    data: bytes = b""
 
     @property
     def exhausted(self) -> bool:
@@ -119,8 +110,7 @@ class PagesRead:
 # --- the client's end -----------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class PushPlanned:
+class PushPlanned(Value, frozen=True):
     """What the local file has for the server. `root` is None while the content is not hashed."""
 
     page_size: int
@@ -133,8 +123,7 @@ class PushPlanned:
     message: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class PullPlanned:
+class PullPlanned(Value, frozen=True):
     """What the local file holds before a pull. `fresh`: nothing that could be kept."""
 
     page_size: int
@@ -147,8 +136,7 @@ class PullPlanned:
     dry_run: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class WindowHashed:
+class WindowHashed(Value, frozen=True):
     """The next announced window; `last` carries the root of the whole."""
 
     windows: Windows
@@ -157,47 +145,41 @@ class WindowHashed:
     root: bytes = b""
 
 
-@dataclass(frozen=True, slots=True)
-class ContentHashed:
+class ContentHashed(Value, frozen=True):
     root: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class DrilledDown:
+class DrilledDown(Value, frozen=True):
     """The next round of a drill-down. No ranges: it is over, and the windows that follow are of
     the pages whose ranges differed."""
 
     ranges: HashRanges
 
 
-@dataclass(frozen=True, slots=True)
-class PagesLoaded:
+class PagesLoaded(Value, frozen=True):
     """One batch of requested pages, and what of the request is still to load."""
 
     runs: Runs
     codec: Codec
-    data: bytes = field(repr=False)
+    data: bytes
     rest: Runs = ()
 
 
 Announcement = Literal["nothing", "windows", "ranges"]
 
 
-@dataclass(frozen=True, slots=True)
-class ReplicaPrepared:
+class ReplicaPrepared(Value, frozen=True):
     """The local end is ready for pages. `announce`: how it tells the server what it holds."""
 
     announce: Announcement
 
 
-@dataclass(frozen=True, slots=True)
-class PagesStored:
+class PagesStored(Value, frozen=True):
     pages: int
     wire_bytes: int
 
 
-@dataclass(frozen=True, slots=True)
-class VersionApplied:
+class VersionApplied(Value, frozen=True):
     version: int
 
 

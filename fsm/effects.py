@@ -5,25 +5,21 @@ serves (`app.push_server`, `app.pull_client`, …). An effect carries values onl
 session can be replayed without any of these ends.
 """
 
-from dataclasses import dataclass, field
-
 from ..events.messages import Codec, Complete, HashRanges, Hello, HelloReply, Message, Windows
 from ..events.pages import Runs
+from ..events.value import Value
 
 
-@dataclass(frozen=True, slots=True)
-class Send:
+class Send(Value, frozen=True):
     message: Message
 
 
-@dataclass(frozen=True, slots=True)
-class Close:
+class Close(Value, frozen=True):
     code: int
     reason: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Listen:
+class Listen(Value, frozen=True):
     """Take in what has already arrived before going on; each message follows as an event.
 
     A v1 client needs it: it announces without waiting for answers, and two ends that both only
@@ -34,127 +30,109 @@ class Listen:
 # --- the server's end -----------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class OpenPush:
+class OpenPush(Value, frozen=True):
     """→ PushOpened"""
 
     hello: Hello
 
 
-@dataclass(frozen=True, slots=True)
-class OpenPull:
+class OpenPull(Value, frozen=True):
     """→ PullOpened"""
 
     hello: Hello
 
 
-@dataclass(frozen=True, slots=True)
-class CompareHashes:
+class CompareHashes(Value, frozen=True):
     """→ HashesCompared"""
 
     windows: Windows
 
 
-@dataclass(frozen=True, slots=True)
-class CompareRanges:
+class CompareRanges(Value, frozen=True):
     """→ RangesCompared"""
 
     ranges: HashRanges
 
 
-@dataclass(frozen=True, slots=True)
-class StagePages:
+class StagePages(Value, frozen=True):
     """→ PagesStaged; the pages are verified against what was announced."""
 
     runs: Runs
     codec: Codec
-    data: bytes = field(repr=False)
+    data: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class CommitPush:
+class CommitPush(Value, frozen=True):
     """→ PushCommitted"""
 
     complete: Complete
 
 
-@dataclass(frozen=True, slots=True)
-class AbandonPush:
+class AbandonPush(Value, frozen=True):
     """Keep what has arrived for a later push of the same pages. No result."""
 
 
-@dataclass(frozen=True, slots=True)
-class ReadPages:
+class ReadPages(Value, frozen=True):
     """→ PagesRead. `runs` None: every page the client did not announce as held."""
 
     runs: Runs | None
 
 
-@dataclass(frozen=True, slots=True)
-class ReadMore:
+class ReadMore(Value, frozen=True):
     """→ PagesRead: the next batch of the last `ReadPages`."""
 
 
 # --- the client's end -----------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class HashContent:
+class HashContent(Value, frozen=True):
     """→ ContentHashed: the root of everything, when there is no base to be relative to."""
 
 
-@dataclass(frozen=True, slots=True)
-class HashWindow:
+class HashWindow(Value, frozen=True):
     """→ WindowHashed: the next pages to announce, of those changed since the base or of all."""
 
     relative_to_base: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class DrillDown:
+class DrillDown(Value, frozen=True):
     """→ DrilledDown. `runs`: the pages of the ranges that differed; None for the first round."""
 
     runs: Runs | None
 
 
-@dataclass(frozen=True, slots=True)
-class LoadPages:
+class LoadPages(Value, frozen=True):
     """→ PagesLoaded: the first batch of `runs`."""
 
     runs: Runs
 
 
-@dataclass(frozen=True, slots=True)
-class CheckSource:
+class CheckSource(Value, frozen=True):
     """Raise unless the file pushed is still the file at its path. No result."""
 
 
-@dataclass(frozen=True, slots=True)
-class PrepareReplica:
+class PrepareReplica(Value, frozen=True):
     """→ ReplicaPrepared"""
 
     reply: HelloReply
 
 
-@dataclass(frozen=True, slots=True)
-class StorePages:
+class StorePages(Value, frozen=True):
     """→ PagesStored"""
 
     runs: Runs
     codec: Codec
-    data: bytes = field(repr=False)
+    data: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class ApplyVersion:
+class ApplyVersion(Value, frozen=True):
     """→ VersionApplied: verify the root, then install in one step."""
 
     version: int | None
     root: bytes | None
 
 
-@dataclass(frozen=True, slots=True)
-class CountPages:
+class CountPages(Value, frozen=True):
     """A dry run counts what would have moved. No result."""
 
     runs: Runs
