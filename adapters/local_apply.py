@@ -49,11 +49,11 @@ _CACHE_KIB: Final = 16 * 1024
 _MODE_AT: Final = slice(18, 20)
 _INSERT: Final = "INSERT INTO sqlite_dbpage(pgno, data) VALUES (?, ?)"
 _SETTINGS: Final = (
+    # A replica whose schema cannot be parsed can be mended by the very pages that are coming.
+    "PRAGMA writable_schema=ON",
     "PRAGMA wal_autocheckpoint=0",
     "PRAGMA synchronous=FULL",
     f"PRAGMA cache_size=-{_CACHE_KIB}",
-    # A replica whose schema cannot be parsed can be mended by the very pages that are coming.
-    "PRAGMA writable_schema=ON",
 )
 
 

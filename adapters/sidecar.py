@@ -21,7 +21,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from stat import S_ISREG
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import msgpack
 from xxhash import xxh3_64, xxh3_64_intdigest
@@ -48,6 +48,15 @@ _NOT_A_SIDECAR: Final = (
 _HEADER_BYTES_MAX: Final = 64 * 1024
 
 
+_T = TypeVar("_T")
+
+
+def _typed(value: Any, kind: type[_T]) -> _T:
+    if not isinstance(value, kind):
+        raise TypeError(f"a sidecar holds {type(value).__name__} for {kind.__name__}")
+    return value
+
+
 @dataclass(frozen=True, slots=True)
 class SidecarHeader:
     """What the arrays are about.
@@ -70,14 +79,14 @@ class SidecarHeader:
     def from_map(cls, data: dict[str, Any]) -> "SidecarHeader":
         """Raises KeyError, TypeError, ValueError or InvalidArgument for a foreign map."""
         header = cls(
-            server=str(data["server"]),
-            database=str(data["database"]),
-            version=None if data["version"] is None else int(data["version"]),
-            root=bytes(data["root"]),
-            page_size=checked_page_size(int(data["page_size"])),
-            page_count=int(data["page_count"]),
+            server=_typed(data["server"], str),
+            database=_typed(data["database"], str),
+            version=None if data["version"] is None else _typed(data["version"], int),
+            root=_typed(data["root"], bytes),
+            page_size=checked_page_size(_typed(data["page_size"], int)),
+            page_count=_typed(data["page_count"], int),
             state=FileState.from_dict(data["state"]),
-            seed=int(data["seed"]),
+            seed=_typed(data["seed"], int),
         )
         if len(header.root) != DIGEST_BYTES or header.page_count < 0 or (header.version or 0) < 0:
             raise ValueError("the sidecar's numbers make no sense")
