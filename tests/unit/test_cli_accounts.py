@@ -225,12 +225,14 @@ def test_on_a_terminal_db_list_is_a_table_and_delete_asks(environment: dict[str,
     assert ok(environment, "db", "list") == ""
 
 
+@pytest.mark.parametrize("unbuffered", ["", "1"])
 @pytest.mark.parametrize("words", [("db", "list"), ("db", "list", "--json"), ("--help",)])
 def test_a_reader_that_went_away_is_no_traceback(
-    environment: dict[str, str], words: tuple[str, ...]
+    environment: dict[str, str], words: tuple[str, ...], unbuffered: str
 ) -> None:
     ok(environment, "signup", "ada@example.org")
     ok(environment, "db", "create", "main")
+    environment["PYTHONUNBUFFERED"] = unbuffered
     reading, writing = os.pipe()
     os.close(reading)
     done = subprocess.run(
