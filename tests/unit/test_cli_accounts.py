@@ -271,3 +271,14 @@ def at_a_terminal(
     os.close(terminal)
     code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     return said.decode(), code
+
+
+def test_ctrl_c_at_any_command_is_one_line(
+    environment: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("edgereplica.app.admin_client.AdminClient.login", interrupt)
+    result = run(environment, "login", "ada@example.org")
+    assert (result.exit_code, result.stdout, result.stderr) == (130, "", "interrupted\n")
