@@ -8,12 +8,17 @@ on the event and its recorded time alone.
 from functools import singledispatch
 
 from ..events.domain import (
+    AllTokensRevoked,
     DatabaseCreated,
     DatabaseDeleted,
     DomainEvent,
+    IdentityLinked,
     MemberAdded,
+    MemberRemoved,
+    MemberRoleChanged,
     OrganizationCreated,
     SegmentStaged,
+    TokenRevoked,
     UserSignedUp,
     VersionCommitted,
 )
@@ -22,6 +27,8 @@ from .ports import Statement
 EMPTY_ALL = tuple(
     Statement(sql)
     for sql in (
+        "DELETE FROM revoked_tokens",
+        "DELETE FROM token_epochs",
         "DELETE FROM staged_segments",
         "DELETE FROM databases",
         "DELETE FROM memberships",
@@ -74,6 +81,58 @@ def _(event: MemberAdded, recorded_at: float) -> list[Statement]:
         Statement(
             "INSERT INTO memberships (org_id, user_id, role, added_at) VALUES (?, ?, ?, ?)",
             (event.org_id, event.user_id, event.role, recorded_at),
+        )
+    ]
+
+
+@project.register
+def _(event: MemberRoleChanged, recorded_at: float) -> list[Statement]:
+    return [
+        Statement(
+            "UPDATE memberships SET role = ? WHERE org_id = ? AND user_id = ?",
+            (event.role, event.org_id, event.user_id),
+        )
+    ]
+
+
+@project.register
+def _(event: MemberRemoved, recorded_at: float) -> list[Statement]:
+    return [
+        Statement(
+            "DELETE FROM memberships WHERE org_id = ? AND user_id = ?",
+            (event.org_id, event.user_id),
+        )
+    ]
+
+
+@project.register
+def _(event: IdentityLinked, recorded_at: float) -> list[Statement]:
+    return [
+        Statement(
+            "INSERT INTO identities (provider, subject, user_id, linked_at) VALUES (?, ?, ?, ?)",
+            (event.provider, event.subject, event.user_id, recorded_at),
+        )
+    ]
+
+
+@project.register
+def _(event: AllTokensRevoked, recorded_at: float) -> list[Statement]:
+    return [
+        Statement(
+            "INSERT INTO token_epochs (user_id, epoch) VALUES (?, ?) "
+            "ON CONFLICT (user_id) DO UPDATE SET epoch = excluded.epoch",
+            (event.user_id, event.epoch),
+        )
+    ]
+
+
+@project.register
+def _(event: TokenRevoked, recorded_at: float) -> list[Statement]:
+    return [
+        Statement(
+            "INSERT INTO revoked_tokens (nonce, user_id, descendants, revoked_at) "
+            "VALUES (?, ?, ?, ?)",
+            (event.nonce, event.user_id, int(event.descendants), recorded_at),
         )
     ]
 

@@ -7,13 +7,15 @@ users see. Secrets are not history: no password hash and no token is ever in an 
 
 Each event belongs to one stream (`stream_of`), the unit of compare-and-swap:
 
-    user:<id>       UserSignedUp
-    org:<id>        OrganizationCreated, MemberAdded
+    user:<id>       UserSignedUp, IdentityLinked, AllTokensRevoked
+    org:<id>        OrganizationCreated, MemberAdded, MemberRoleChanged, MemberRemoved
     database:<id>   DatabaseCreated, VersionCommitted, DatabaseDeleted
     segment:<id>    SegmentStaged
+    token:<nonce>   TokenRevoked
 
 A segment is its own stream, because it belongs to an organization and not to a database, and so
-that two pushes of one database never contend while they stage.
+that two pushes of one database never contend while they stage. A token is one, so that a second
+revocation of it finds the stream begun: that is what makes an invitation single-use.
 
 Stored form: the kind in a column, the fields as JSON with digests in hex. An unknown field or kind
 is refused, since a server that skipped what it does not understand would fold a wrong state.
@@ -73,6 +75,55 @@ class UserSignedUp(DomainEvent):
         return user_stream(self.user_id)
 
 
+class IdentityLinked(DomainEvent):
+    """The user also logs in as `subject` of `provider` from now on."""
+
+    kind: ClassVar[str] = "identity_linked"
+    user_id: Id
+    provider: Id
+    subject: Annotated[str, Field(min_length=1, max_length=EMAIL_CHARS_MAX)]
+
+    @property
+    def stream(self) -> str:
+        return user_stream(self.user_id)
+
+
+class AllTokensRevoked(DomainEvent):
+    """Tokens of the user from before `epoch` are worth nothing: sessions and sync tokens.
+
+    A counter and not a time: a token minted in the same second as the revocation is told apart.
+    """
+
+    kind: ClassVar[str] = "all_tokens_revoked"
+    user_id: Id
+    epoch: Annotated[int, Field(ge=1)]
+    reason: Literal["asked", "password_changed", "password_reset"]
+
+    @property
+    def stream(self) -> str:
+        return user_stream(self.user_id)
+
+
+class TokenRevoked(DomainEvent):
+    """The token with this nonce, and every narrowed copy of it, is worth nothing from now on.
+
+    `nonce` is in hex: it names a token and opens nothing. `descendants`: so are the sync tokens
+    that a session of this nonce issued.
+    """
+
+    kind: ClassVar[str] = "token_revoked"
+    nonce: Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
+    user_id: Id
+    org_id: Id
+    purpose: Literal["session", "sync", "invite"]
+    descendants: bool
+    revoked_by: Id
+
+    @property
+    def stream(self) -> str:
+        return token_stream(self.nonce)
+
+
 class OrganizationCreated(DomainEvent):
     kind: ClassVar[str] = "organization_created"
     org_id: Id
@@ -89,6 +140,29 @@ class MemberAdded(DomainEvent):
     org_id: Id
     user_id: Id
     role: Role
+
+    @property
+    def stream(self) -> str:
+        return org_stream(self.org_id)
+
+
+class MemberRoleChanged(DomainEvent):
+    kind: ClassVar[str] = "member_role_changed"
+    org_id: Id
+    user_id: Id
+    role: Role
+    changed_by: Id
+
+    @property
+    def stream(self) -> str:
+        return org_stream(self.org_id)
+
+
+class MemberRemoved(DomainEvent):
+    kind: ClassVar[str] = "member_removed"
+    org_id: Id
+    user_id: Id
+    removed_by: Id
 
     @property
     def stream(self) -> str:
@@ -163,8 +237,13 @@ class VersionCommitted(DomainEvent):
 
 EVENTS: tuple[type[DomainEvent], ...] = (
     UserSignedUp,
+    IdentityLinked,
+    AllTokensRevoked,
+    TokenRevoked,
     OrganizationCreated,
     MemberAdded,
+    MemberRoleChanged,
+    MemberRemoved,
     DatabaseCreated,
     DatabaseDeleted,
     SegmentStaged,
@@ -183,6 +262,10 @@ def org_stream(org_id: str) -> str:
 
 def database_stream(database_id: str) -> str:
     return f"database:{database_id}"
+
+
+def token_stream(nonce_hex: str) -> str:
+    return f"token:{nonce_hex}"
 
 
 def segment_stream(segment_id: str) -> str:

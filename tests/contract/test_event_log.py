@@ -16,12 +16,17 @@ from edgereplica.adapters.ports import Repo, Statement
 from edgereplica.adapters.sqlite_repo import SqliteRepo
 from edgereplica.events import limits
 from edgereplica.events.domain import (
+    AllTokensRevoked,
     DatabaseCreated,
     DatabaseDeleted,
     DomainEvent,
+    IdentityLinked,
     MemberAdded,
+    MemberRemoved,
+    MemberRoleChanged,
     OrganizationCreated,
     SegmentStaged,
+    TokenRevoked,
     UserSignedUp,
     VersionCommitted,
 )
@@ -35,6 +40,8 @@ PROJECTIONS = (
     "memberships",
     "databases",
     "staged_segments",
+    "token_epochs",
+    "revoked_tokens",
 )
 
 
@@ -206,6 +213,77 @@ def test_rebuild_gives_identical_tables(with_log: Callable[[Check], None]) -> No
         assert await fixture.repo.first("SELECT password_hash FROM credentials") == {
             "password_hash": "hash"
         }
+
+    with_log(check)
+
+
+async def a_life_of_accounts(fixture: Fixture) -> None:
+    """After `a_life`: a link, two changes of role, a member who goes, tokens that end."""
+    for stream, seq, events in [
+        ("user:u-a", 1, [IdentityLinked(user_id="u-a", provider="github", subject="7")]),
+        (
+            "user:u-a",
+            2,
+            [
+                AllTokensRevoked(user_id="u-a", epoch=1, reason="asked"),
+                AllTokensRevoked(user_id="u-a", epoch=2, reason="password_reset"),
+            ],
+        ),
+        (
+            "org:o-a",
+            2,
+            [
+                MemberAdded(org_id="o-a", user_id="u-b", role="member"),
+                MemberRoleChanged(org_id="o-a", user_id="u-b", role="admin", changed_by="u-a"),
+                MemberRemoved(org_id="o-a", user_id="u-a", removed_by="u-b"),
+            ],
+        ),
+        ("token:" + "0f" * 16, 0, [revoked("0f" * 16, descendants=True)]),
+        ("token:" + "1f" * 16, 0, [revoked("1f" * 16, descendants=False)]),
+    ]:
+        await fixture.log.append([(stream, seq, events)])
+
+
+def revoked(nonce: str, *, descendants: bool) -> TokenRevoked:
+    return TokenRevoked(
+        nonce=nonce,
+        user_id="u-a",
+        org_id="o-a",
+        purpose="session",
+        descendants=descendants,
+        revoked_by="u-a",
+    )
+
+
+def test_accounts_are_projected_and_rebuilt(with_log: Callable[[Check], None]) -> None:
+    async def check(fixture: Fixture) -> None:
+        await a_life(fixture)
+        await a_life_of_accounts(fixture)
+        before = await fixture.tables()
+        assert {(row["provider"], row["user_id"]) for row in before["identities"]} == {
+            ("password", "u-a"),
+            ("password", "u-b"),
+            ("github", "u-a"),
+        }
+        assert before["token_epochs"] == [{"user_id": "u-a", "epoch": 2}]
+        assert {(row["nonce"], row["descendants"]) for row in before["revoked_tokens"]} == {
+            ("0f" * 16, 1),
+            ("1f" * 16, 0),
+        }
+        members = {(row["user_id"], row["role"]) for row in before["memberships"]}
+        assert members == {("u-b", "admin")}
+        await rebuild(fixture.repo)
+        assert await fixture.tables() == before
+
+    with_log(check)
+
+
+def test_a_token_is_revoked_once(with_log: Callable[[Check], None]) -> None:
+    async def check(fixture: Fixture) -> None:
+        event = revoked("0f" * 16, descendants=False)
+        await fixture.log.append([(event.stream, 0, [event])])
+        with pytest.raises(ConcurrentAppend):
+            await fixture.log.append([(event.stream, 0, [event])])
 
     with_log(check)
 

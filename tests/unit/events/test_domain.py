@@ -9,12 +9,17 @@ from pydantic import ValidationError
 
 from edgereplica.events.domain import (
     EVENTS,
+    AllTokensRevoked,
     DatabaseCreated,
     DatabaseDeleted,
     DomainEvent,
+    IdentityLinked,
     MemberAdded,
+    MemberRemoved,
+    MemberRoleChanged,
     OrganizationCreated,
     SegmentStaged,
+    TokenRevoked,
     UserSignedUp,
     VersionCommitted,
     decode,
@@ -42,7 +47,19 @@ VERSION = VersionCommitted(
 )
 SAMPLES: list[DomainEvent] = [
     UserSignedUp(user_id="u", email="A@b.c", provider="password", subject="a@b.c"),
+    IdentityLinked(user_id="u", provider="github", subject="583231"),
+    AllTokensRevoked(user_id="u", epoch=1, reason="password_changed"),
+    TokenRevoked(
+        nonce="0f" * 16,
+        user_id="u",
+        org_id="o",
+        purpose="session",
+        descendants=True,
+        revoked_by="u",
+    ),
     OrganizationCreated(org_id="o", name="A@b.c", personal=True),
+    MemberRoleChanged(org_id="o", user_id="u", role="member", changed_by="u"),
+    MemberRemoved(org_id="o", user_id="u", removed_by="v"),
     MemberAdded(org_id="o", user_id="u", role="admin"),
     DatabaseCreated(database_id="d", org_id="o", name="main", created_by="u"),
     DatabaseDeleted(database_id="d", deleted_by="u"),
