@@ -3,7 +3,7 @@
 import asyncio
 import sqlite3
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import closing
+from contextlib import AsyncExitStack, asynccontextmanager, closing
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from edgereplica.adapters.sqlite_repo import SqliteRepo
 from edgereplica.events.errors import AlreadyExists, StorageError
 
 Check = Callable[[Repo], Awaitable[None]]
+THINGS = "CREATE TABLE IF NOT EXISTS things (id BIGINT PRIMARY KEY, name TEXT NOT NULL)"
 INSERT = "INSERT INTO things (id, name) VALUES (?, ?)"
 
 
@@ -27,6 +28,17 @@ async def _sqlite(directory: Path) -> Repo:
     return await SqliteRepo.open(directory / "repo.db")
 
 
+@asynccontextmanager
+async def opened(directory: Path) -> AsyncIterator[SqliteRepo]:
+    """Closed whatever happens: an open connection's thread would keep the test run from ending."""
+    repo = await SqliteRepo.open(directory / "repo.db")
+    try:
+        await repo.execute(THINGS)
+        yield repo
+    finally:
+        await repo.close()
+
+
 @pytest.fixture(params=[_memory, _sqlite], ids=["memory", "sqlite"])
 def with_repo(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[Check], None]:
     """Runs a check against a fresh repo that holds the table `things`."""
@@ -35,9 +47,7 @@ def with_repo(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[Check
         async def main() -> None:
             repo = await request.param(tmp_path)
             try:
-                await repo.execute(
-                    "CREATE TABLE things (id BIGINT PRIMARY KEY, name TEXT NOT NULL)"
-                )
+                await repo.execute(THINGS)
                 await check(repo)
             finally:
                 await repo.close()
@@ -144,58 +154,57 @@ def test_a_closed_repo_refuses(with_repo: Callable[[Check], None]) -> None:
 
 def test_a_read_does_not_wait_for_a_transaction(tmp_path: Path) -> None:
     async def main() -> None:
-        repo = await SqliteRepo.open(tmp_path / "repo.db")
-        await repo.execute("CREATE TABLE things (id BIGINT PRIMARY KEY, name TEXT NOT NULL)")
-        inside, finish = asyncio.Event(), asyncio.Event()
+        async with opened(tmp_path) as repo:
+            inside, finish = asyncio.Event(), asyncio.Event()
 
-        async def slow() -> AsyncIterator[Statement]:
-            yield Statement(INSERT, (1, "one"))
-            inside.set()
-            await finish.wait()
+            async def slow() -> AsyncIterator[Statement]:
+                yield Statement(INSERT, (1, "one"))
+                inside.set()
+                await finish.wait()
 
-        writing = asyncio.create_task(repo.batch(slow()))
-        await inside.wait()
-        assert await _names(repo) == []
-        finish.set()
-        await writing
-        assert await _names(repo) == ["one"]
-        await repo.close()
+            writing = asyncio.create_task(repo.batch(slow()))
+            await inside.wait()
+            try:
+                assert await _names(repo) == []
+            finally:
+                finish.set()
+            await writing
+            assert await _names(repo) == ["one"]
 
     asyncio.run(main())
 
 
 def test_a_cancelled_caller_leaves_no_transaction_open(tmp_path: Path) -> None:
     async def main() -> None:
-        repo = await SqliteRepo.open(tmp_path / "repo.db")
-        await repo.execute("CREATE TABLE things (id BIGINT PRIMARY KEY, name TEXT NOT NULL)")
-        inside, finish = asyncio.Event(), asyncio.Event()
+        async with opened(tmp_path) as repo:
+            inside, finish = asyncio.Event(), asyncio.Event()
 
-        async def slow() -> AsyncIterator[Statement]:
-            yield Statement(INSERT, (1, "one"))
-            inside.set()
-            await finish.wait()
-            yield Statement(INSERT, (2, "two"))
+            async def slow() -> AsyncIterator[Statement]:
+                yield Statement(INSERT, (1, "one"))
+                inside.set()
+                await finish.wait()
+                yield Statement(INSERT, (2, "two"))
 
-        caller = asyncio.create_task(repo.batch(slow()))
-        await inside.wait()
-        caller.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await caller
-        finish.set()
-        await repo.batch([Statement(INSERT, (3, "three"))])
-        assert await _names(repo) == ["one", "two", "three"]
-        await repo.close()
+            caller = asyncio.create_task(repo.batch(slow()))
+            await inside.wait()
+            caller.cancel()
+            try:
+                with pytest.raises(asyncio.CancelledError):
+                    await caller
+            finally:
+                finish.set()
+            await repo.batch([Statement(INSERT, (3, "three"))])
+            assert await _names(repo) == ["one", "two", "three"]
 
     asyncio.run(main())
 
 
 def test_the_file_is_in_wal_mode_and_fully_synchronous(tmp_path: Path) -> None:
     async def main() -> None:
-        repo = await SqliteRepo.open(tmp_path / "repo.db")
-        assert await repo.first("PRAGMA journal_mode") == {"journal_mode": "wal"}
-        assert await repo.first("PRAGMA synchronous") == {"synchronous": 2}
-        assert await repo.first("PRAGMA foreign_keys") == {"foreign_keys": 1}
-        await repo.close()
+        async with opened(tmp_path) as repo:
+            assert await repo.first("PRAGMA journal_mode") == {"journal_mode": "wal"}
+            assert await repo.first("PRAGMA synchronous") == {"synchronous": 2}
+            assert await repo.first("PRAGMA foreign_keys") == {"foreign_keys": 1}
 
     asyncio.run(main())
 
@@ -233,11 +242,10 @@ def test_a_failing_migration_leaves_no_trace(with_repo: Callable[[Check], None])
 
 def test_two_programs_may_migrate_at_once(tmp_path: Path) -> None:
     async def main() -> None:
-        repos = [await SqliteRepo.open(tmp_path / "repo.db") for _ in range(3)]
-        applied = await asyncio.gather(*(migrate(repo) for repo in repos))
-        assert sorted(name for names in applied for name in names) == list(known())
-        for repo in repos:
-            await repo.close()
+        async with AsyncExitStack() as stack:
+            repos = [await stack.enter_async_context(opened(tmp_path)) for _ in range(3)]
+            applied = await asyncio.gather(*(migrate(repo) for repo in repos))
+            assert sorted(name for names in applied for name in names) == list(known())
 
     asyncio.run(main())
 
