@@ -11,6 +11,7 @@ from tests.unit.adapters.page_storage_model import (
     as_dict,
     digests_of,
     page,
+    read,
     root,
     run,
 )
@@ -216,6 +217,27 @@ def test_pages_never_announced_are_hashed_on_arrival() -> None:
     run(scenario())
 
 
+def test_pages_sent_again_unasked_are_still_read_right() -> None:
+    """A v1 peer may send what the base holds, at other slots than the base has it."""
+
+    async def scenario() -> None:
+        database = Database(MemoryStore())
+        pages = [page(n) for n in range(60)]
+        await database.push(pages)
+        pages[40] = page(400)
+        stage = await database.open()
+        stage.keep_base()
+        await stage.add(((31, 60),), "raw", b"".join(pages[30:]))
+        sealed = await stage.seal(60, expected_root=root(pages))
+        assert sealed.pages_changed == 1
+        assert await read(database.storage, sealed.page_map, ((1, 60),)) == as_dict(pages)
+        database.commit(sealed)
+        database.restart()
+        assert await database.read(2) == as_dict(pages)
+
+    run(scenario())
+
+
 def test_single_raw_pages_are_stored_as_blocks_of_many() -> None:
     async def scenario() -> None:
         store = MemoryStore()
@@ -401,6 +423,7 @@ def test_the_lock_byte_page_has_no_content(monkeypatch: pytest.MonkeyPatch) -> N
                 await database.send(stage, pages, ((1, 2), (4, 6)), "raw")
             sealed = await stage.seal(6)
             assert sealed.root == blake3(zeroed).digest()
+            assert sealed.page_map.block.tolist().index(0) == 2
             database.commit(sealed)
             assert sorted(await database.read(len(database.history))) == [1, 2, 4, 5, 6]
         stage = await database.open()

@@ -18,9 +18,10 @@ from tests.unit.adapters.page_storage_model import (
     small_segments,
 )
 
-from edgereplica.adapters.map_format import decode_map, encode_snapshot
+from edgereplica.adapters.map_format import decode_map, encode_delta, encode_snapshot
 from edgereplica.adapters.memory_store import MemoryStore
 from edgereplica.adapters.object_store import MeteredStore
+from edgereplica.adapters.page_map import MapDelta
 from edgereplica.adapters.page_storage import MapCache, PageMap, StagedSegment
 from edgereplica.adapters.ports import Buffer
 from edgereplica.events.errors import EdgeReplicaError, NotFound, ProtocolViolation, StorageError
@@ -197,6 +198,42 @@ def test_a_slow_store_holds_the_sender_back() -> None:
         run(scenario())
 
 
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_seal_waits_for_every_upload(fails: bool) -> None:
+    """A version must not be committed while a segment of it may still fail."""
+
+    class Gated(SlowStore):
+        async def put(self, key: str, parts: Sequence[Buffer]) -> None:
+            self.running += 1
+            first = self.running == 1
+            if first:
+                await self.gate.wait()
+            if first and fails:
+                raise StorageError(f"could not write {key}", key=key, reason="failed")
+            await MemoryStore.put(self, key, parts)
+
+    async def scenario() -> None:
+        store = Gated()
+        database = Database(store)
+        pages = make(8 * SEGMENT_UPLOADS_IN_FLIGHT_MAX + 8)
+        stage = await database.open()
+        await database.send(stage, pages, ((1, len(pages)),), "raw", per_batch=8)
+        sealing = asyncio.create_task(stage.seal(len(pages)))
+        for _ in range(100):
+            await asyncio.sleep(0)
+        assert not sealing.done()
+        store.gate.set()
+        if fails:
+            with pytest.raises(StorageError):
+                await sealing
+        else:
+            sealed = await sealing
+            assert len(store.objects) == len(sealed.segments) + 1
+
+    with small_segments(9 * SIZE):
+        run(scenario())
+
+
 def test_a_cancelled_push_still_keeps_what_arrived() -> None:
     async def scenario() -> None:
         store = SlowStore()
@@ -362,14 +399,19 @@ def test_a_sound_object_in_the_wrong_place_is_refused() -> None:
         await other.push([page(n + 50) for n in range(8)])
         keys = [database.history[0].map_key, database.history[1].map_key]
         sound = {key: store.objects[key] for key in keys}
-        for key, instead in (
-            (keys[0], sound[keys[1]]),
-            (keys[1], sound[keys[0]]),
-            (keys[0], store.objects[other.history[0].map_key]),
+        first, second = (decode_map(sound[key], key) for key in keys)
+        assert isinstance(second.content, MapDelta)
+        stranger = b"".join(encode_delta(second.content, second.root, bytes(32)))
+        assert second.parent_root == first.root
+        for key, instead, why in (
+            (keys[0], sound[keys[1]], "not the map of version 1"),
+            (keys[1], sound[keys[0]], "not the map of version 2"),
+            (keys[0], store.objects[other.history[0].map_key], "not the map of version 1"),
+            (keys[1], stranger, "relative to another version"),
         ):
             store.objects[key] = instead
             database.restart()
-            with pytest.raises(StorageError):
+            with pytest.raises(StorageError, match=why):
                 await database.read(2)
             store.objects[key] = sound[key]
 
