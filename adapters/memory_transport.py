@@ -1,6 +1,7 @@
 """Two transports joined in memory: what one sends, the other receives, in order."""
 
 from ..events.errors import EdgeReplicaError, NetworkError
+from ..events.limits import INBOUND_BYTES_MAX
 from .frame_queue import FrameQueue
 from .ports import Buffer
 
@@ -8,8 +9,8 @@ from .ports import Buffer
 class MemoryTransport:
     """One end of a pair; see `memory_pair`. `closed_with` is the code this end closed with."""
 
-    def __init__(self) -> None:
-        self._inbox = FrameQueue()
+    def __init__(self, inbound_bytes_max: int = INBOUND_BYTES_MAX) -> None:
+        self._inbox = FrameQueue(inbound_bytes_max)
         self._peer: MemoryTransport | None = None
         self.closed_with: int | None = None
         self.bytes_sent = 0
@@ -60,8 +61,10 @@ class MemoryTransport:
             peer._inbox.end(NetworkError(why))
 
 
-def memory_pair() -> tuple[MemoryTransport, MemoryTransport]:
-    left, right = MemoryTransport(), MemoryTransport()
+def memory_pair(
+    inbound_bytes_max: int = INBOUND_BYTES_MAX,
+) -> tuple[MemoryTransport, MemoryTransport]:
+    left, right = MemoryTransport(inbound_bytes_max), MemoryTransport(inbound_bytes_max)
     left.join(right)
     right.join(left)
     return left, right
