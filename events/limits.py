@@ -88,6 +88,15 @@ DATABASE_NAME_CHARS_MAX: Final = 64
 # Repository, log and histories
 REPO_READERS_MAX: Final = 3
 REPO_BUSY_SECONDS_MAX: Final = 15.0
+REPO_CONNECT_SECONDS_MAX: Final = 5.0
+REPO_RECONNECT_SECONDS: Final = 0.1
+"""Between two attempts to reach a PostgreSQL that is starting or gone."""
+REPO_ATTEMPTS_MAX: Final = 4
+"""Attempts at a transaction that did nothing: a dead connection, a deadlock."""
+POSTGRES_CONNECTIONS_MIN: Final = 2
+POSTGRES_CONNECTIONS_DEFAULT: Final = 8
+"""A server process uses one more, to listen."""
+STATEMENTS_IN_FLIGHT_MAX: Final = 256
 EVENTS_PER_READ_MAX: Final = 1000
 APPEND_ATTEMPTS_MAX: Final = 16
 HISTORIES_CACHED_MAX: Final = 4096
@@ -112,6 +121,25 @@ TOKEN_CHARS_MAX: Final = 4096
 TOKEN_CAVEATS_MAX: Final = 32
 KEY_BYTES: Final = 32
 NONCE_BYTES: Final = 16
+
+REVOCATIONS_CACHED_MAX: Final = 65_536
+INVITATION_SECONDS: Final = 7 * 86_400
+SESSIONS_LISTED_MAX: Final = 1000
+CLIENT_TEXT_CHARS_MAX: Final = 200
+"""Of an address or a User-Agent that is kept with a session."""
+
+# Logging in with a provider
+OAUTH_STATE_BYTES: Final = 32
+OAUTH_LOGINS_PENDING_MAX: Final = 100_000
+"""Logins begun and not yet expired; a row is about 150 bytes."""
+OAUTH_PARAMETER_CHARS_MAX: Final = 2048
+"""Of a state or a code."""
+PROVIDER_SECONDS_MAX: Final = 10.0
+"""For each request to an identity provider."""
+PROVIDER_ANSWER_BYTES_MAX: Final = 1024 * 1024
+PROVIDER_KEYS_REFETCH_SECONDS: Final = 60.0
+"""An unknown key id asks the provider for its keys at most this often."""
+PROVIDER_CLOCK_SKEW_SECONDS: Final = 60
 
 # Server edge
 PASSWORD_THREADS_MAX: Final = 2

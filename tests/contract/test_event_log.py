@@ -13,6 +13,7 @@ from edgereplica.adapters.event_log import EventLog, rebuild
 from edgereplica.adapters.memory_repo import MemoryRepo
 from edgereplica.adapters.migrations import migrate
 from edgereplica.adapters.ports import Repo, Statement
+from edgereplica.adapters.postgres_repo import PostgresRepo
 from edgereplica.adapters.sqlite_repo import SqliteRepo
 from edgereplica.events import limits
 from edgereplica.events.domain import (
@@ -63,12 +64,20 @@ class Fixture:
 Check = Callable[[Fixture], Awaitable[None]]
 
 
-@pytest.fixture(params=["memory", "sqlite"])
+@pytest.fixture(params=["memory", "sqlite", "postgres"])
 def with_log(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[Check], None]:
+    async def open_repo() -> Repo:
+        match request.param:
+            case "postgres":
+                return await PostgresRepo.open(request.getfixturevalue("postgres").database())
+            case "sqlite":
+                return await SqliteRepo.open(tmp_path / "repo.db")
+            case _:
+                return MemoryRepo()
+
     def run(check: Check) -> None:
         async def main() -> None:
-            sqlite = request.param == "sqlite"
-            repo = await SqliteRepo.open(tmp_path / "repo.db") if sqlite else MemoryRepo()
+            repo = await open_repo()
             try:
                 await migrate(repo)
                 clock = ManualClock(1000.0)

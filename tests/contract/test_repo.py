@@ -12,6 +12,7 @@ import pytest
 from edgereplica.adapters.memory_repo import MemoryRepo
 from edgereplica.adapters.migrations import known, migrate, pending, statements_of
 from edgereplica.adapters.ports import Repo, Statement
+from edgereplica.adapters.postgres_repo import PostgresRepo
 from edgereplica.adapters.sqlite_repo import SqliteRepo
 from edgereplica.events.errors import AlreadyExists, StorageError
 
@@ -20,18 +21,25 @@ THINGS = "CREATE TABLE IF NOT EXISTS things (id BIGINT PRIMARY KEY, name TEXT NO
 INSERT = "INSERT INTO things (id, name) VALUES (?, ?)"
 
 
-async def _memory(_: Path) -> Repo:
+OpenRepo = Callable[[], Awaitable[Repo]]
+
+
+async def _memory() -> Repo:
     return MemoryRepo()
 
 
-async def _sqlite(directory: Path) -> Repo:
-    return await SqliteRepo.open(directory / "repo.db")
+def _opener(kind: str, request: pytest.FixtureRequest, directory: Path) -> OpenRepo:
+    """Opens one fresh database, each time through another repo, as several programs would."""
+    if kind == "postgres":
+        url = request.getfixturevalue("postgres").database()
+        return lambda: PostgresRepo.open(url)
+    return (lambda: SqliteRepo.open(directory / "repo.db")) if kind == "sqlite" else _memory
 
 
 @asynccontextmanager
-async def opened(directory: Path) -> AsyncIterator[SqliteRepo]:
+async def opened(open_repo: OpenRepo) -> AsyncIterator[Repo]:
     """Closed whatever happens: an open connection's thread would keep the test run from ending."""
-    repo = await SqliteRepo.open(directory / "repo.db")
+    repo = await open_repo()
     try:
         await repo.execute(THINGS)
         yield repo
@@ -39,18 +47,21 @@ async def opened(directory: Path) -> AsyncIterator[SqliteRepo]:
         await repo.close()
 
 
-@pytest.fixture(params=[_memory, _sqlite], ids=["memory", "sqlite"])
+@pytest.fixture(params=["sqlite", "postgres"])
+def open_shared(request: pytest.FixtureRequest, tmp_path: Path) -> OpenRepo:
+    """For checks of what several programs, or several tasks, do to one database."""
+    return _opener(request.param, request, tmp_path)
+
+
+@pytest.fixture(params=["memory", "sqlite", "postgres"])
 def with_repo(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[Check], None]:
     """Runs a check against a fresh repo that holds the table `things`."""
+    open_repo = _opener(request.param, request, tmp_path)
 
     def run(check: Check) -> None:
         async def main() -> None:
-            repo = await request.param(tmp_path)
-            try:
-                await repo.execute(THINGS)
+            async with opened(open_repo) as repo:
                 await check(repo)
-            finally:
-                await repo.close()
 
         asyncio.run(main())
 
@@ -152,9 +163,9 @@ def test_a_closed_repo_refuses(with_repo: Callable[[Check], None]) -> None:
     with_repo(check)
 
 
-def test_a_read_does_not_wait_for_a_transaction(tmp_path: Path) -> None:
+def test_a_read_does_not_wait_for_a_transaction(open_shared: OpenRepo) -> None:
     async def main() -> None:
-        async with opened(tmp_path) as repo:
+        async with opened(open_shared) as repo:
             inside, finish = asyncio.Event(), asyncio.Event()
 
             async def slow() -> AsyncIterator[Statement]:
@@ -174,9 +185,9 @@ def test_a_read_does_not_wait_for_a_transaction(tmp_path: Path) -> None:
     asyncio.run(main())
 
 
-def test_a_cancelled_caller_leaves_no_transaction_open(tmp_path: Path) -> None:
+def test_a_cancelled_caller_leaves_no_transaction_open(open_shared: OpenRepo) -> None:
     async def main() -> None:
-        async with opened(tmp_path) as repo:
+        async with opened(open_shared) as repo:
             inside, finish = asyncio.Event(), asyncio.Event()
 
             async def slow() -> AsyncIterator[Statement]:
@@ -201,7 +212,7 @@ def test_a_cancelled_caller_leaves_no_transaction_open(tmp_path: Path) -> None:
 
 def test_the_file_is_in_wal_mode_and_fully_synchronous(tmp_path: Path) -> None:
     async def main() -> None:
-        async with opened(tmp_path) as repo:
+        async with opened(lambda: SqliteRepo.open(tmp_path / "repo.db")) as repo:
             assert await repo.first("PRAGMA journal_mode") == {"journal_mode": "wal"}
             assert await repo.first("PRAGMA synchronous") == {"synchronous": 2}
             assert await repo.first("PRAGMA foreign_keys") == {"foreign_keys": 1}
@@ -234,20 +245,72 @@ def test_a_failing_migration_leaves_no_trace(with_repo: Callable[[Check], None])
         await repo.execute("CREATE TABLE memberships (org_id TEXT)")
         with pytest.raises(StorageError):
             await migrate(repo)
-        tables = await repo.all("SELECT name FROM sqlite_master WHERE type = ?", "table")
-        assert {row["name"] for row in tables} == {"things", "memberships", "schema_migrations"}
+        assert await pending(repo) == list(known())
+        for table in ("events", "users"):
+            with pytest.raises(StorageError):
+                await repo.all(f"SELECT 1 FROM {table}")
 
     with_repo(check)
 
 
-def test_two_programs_may_migrate_at_once(tmp_path: Path) -> None:
+def test_two_programs_may_migrate_at_once(open_shared: OpenRepo) -> None:
     async def main() -> None:
         async with AsyncExitStack() as stack:
-            repos = [await stack.enter_async_context(opened(tmp_path)) for _ in range(3)]
+            repos = [await stack.enter_async_context(opened(open_shared)) for _ in range(3)]
             applied = await asyncio.gather(*(migrate(repo) for repo in repos))
             assert sorted(name for names in applied for name in names) == list(known())
 
     asyncio.run(main())
+
+
+def test_a_streamed_batch_locks_out_every_other_writer(open_shared: OpenRepo) -> None:
+    async def main() -> None:
+        async with opened(open_shared) as mine, opened(open_shared) as other:
+            await mine.batch([Statement(INSERT, (n, "old")) for n in range(300)])
+            writing: list[asyncio.Task[int]] = []
+
+            async def rebuilt() -> AsyncIterator[Statement]:
+                yield Statement("DELETE FROM things")
+                for repo in (mine, other):
+                    writing.append(asyncio.create_task(repo.execute(INSERT, 1000, "late")))
+                for row in await mine.all("SELECT id FROM things ORDER BY id"):
+                    await asyncio.sleep(0)
+                    assert not any(task.done() for task in writing)
+                    yield Statement(INSERT, (row["id"], "new"))
+
+            await mine.batch(rebuilt())
+            results = await asyncio.gather(*writing, return_exceptions=True)
+            assert {type(result) for result in results} == {int, AlreadyExists}
+            assert await _names(other) == ["new"] * 300 + ["late"]
+
+    asyncio.run(main())
+
+
+def test_numbers_and_texts_come_back_as_they_are(with_repo: Callable[[Check], None]) -> None:
+    async def check(repo: Repo) -> None:
+        await repo.execute("CREATE TABLE n (i BIGINT, f DOUBLE PRECISION, t TEXT)")
+        for row in ((2**62, 0.1, "ä?'%s$1"), (-1, 1e300, ""), (None, None, None)):
+            await repo.execute("INSERT INTO n (i, f, t) VALUES (?, ?, ?)", *row)
+        assert await repo.all("SELECT i, f, t FROM n WHERE t = ? OR t = 'a?b'", "ä?'%s$1") == [
+            {"i": 2**62, "f": 0.1, "t": "ä?'%s$1"}
+        ]
+        sums = await repo.first("SELECT SUM(i) AS total, COUNT(*) AS rows FROM n WHERE i < 0")
+        assert sums == {"total": -1, "rows": 1}
+        assert type((sums or {})["total"]) is int
+
+    with_repo(check)
+
+
+def test_a_thousand_statements_are_one_batch(with_repo: Callable[[Check], None]) -> None:
+    async def check(repo: Repo) -> None:
+        many = [Statement(INSERT, (n, str(n))) for n in range(1000)]
+        with pytest.raises(AlreadyExists):
+            await repo.batch([*many, Statement(INSERT, (500, "again"))])
+        assert await _names(repo) == []
+        await repo.batch(many)
+        assert len(await _names(repo)) == 1000
+
+    with_repo(check)
 
 
 def test_migrations_are_split_at_line_ends_and_hold_no_blob() -> None:
