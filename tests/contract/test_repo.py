@@ -253,6 +253,24 @@ def test_a_failing_migration_leaves_no_trace(with_repo: Callable[[Check], None])
     with_repo(check)
 
 
+def test_who_comes_second_goes_on(
+    with_repo: Callable[[Check], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another program applies everything between our look and our transaction."""
+    answers = [list(known()), []]
+
+    async def stale(_: Repo) -> list[str]:
+        return answers.pop(0)
+
+    async def check(repo: Repo) -> None:
+        await migrate(repo)
+        monkeypatch.setattr("edgereplica.adapters.migrations.pending", stale)
+        assert await migrate(repo) == []
+        assert answers == []
+
+    with_repo(check)
+
+
 def test_two_programs_may_migrate_at_once(open_shared: OpenRepo) -> None:
     async def main() -> None:
         async with AsyncExitStack() as stack:
