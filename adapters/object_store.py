@@ -16,6 +16,7 @@ import re
 from collections.abc import Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NoReturn
 from urllib.parse import unquote, urlsplit
@@ -31,6 +32,11 @@ from obstore.exceptions import (
 from obstore.store import LocalStore, MemoryStore, from_url
 
 from ..events.errors import AlreadyExists, InvalidArgument, NotFound, StorageError
+from ..events.limits import (
+    STORE_BACKOFF_SECONDS_MAX,
+    STORE_RETRIES_MAX,
+    STORE_RETRY_SECONDS_MAX,
+)
 from .ports import Buffer, ObjectInfo, ObjectStore
 
 if TYPE_CHECKING:
@@ -40,6 +46,13 @@ if TYPE_CHECKING:
 
 _KEY: Final = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*(/[A-Za-z0-9_-][A-Za-z0-9._-]*)*")
 _REMOTE_SCHEMES: Final = frozenset({"s3", "s3a", "gs", "az", "adl", "azure", "abfs", "abfss"})
+_ENDPOINT_VARIABLES: Final = (
+    "AWS_ENDPOINT_URL",
+    "AWS_ENDPOINT_URL_S3",
+    "AWS_ENDPOINT",
+    "AZURE_ENDPOINT",
+    "AZURE_STORAGE_ENDPOINT",
+)
 _FULL_ERRNOS: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 # obstore reports an errno only inside its message ("… (os error 28)"); S3 servers name theirs.
 _FULL_MESSAGE: Final = re.compile(
@@ -72,9 +85,27 @@ def open_store(where: str | Path) -> "ObstoreStore":
     if scheme not in _REMOTE_SCHEMES:
         raise InvalidArgument(f"no page store for {scheme}:// URLs")
     try:
-        return ObstoreStore(from_url(text))
+        return RemoteObjectStore(
+            from_url(
+                text,
+                client_options={"allow_http": _plain_http_wanted()},
+                retry_config={
+                    "max_retries": STORE_RETRIES_MAX,
+                    "retry_timeout": timedelta(seconds=STORE_RETRY_SECONDS_MAX),
+                    "backoff": {"max_backoff": timedelta(seconds=STORE_BACKOFF_SECONDS_MAX)},
+                },
+            )
+        )
     except (BaseError, ValueError) as error:
         raise InvalidArgument(f"the page store's URL is refused: {_first_line(error)}") from error
+
+
+def _plain_http_wanted() -> bool:
+    """Whether the environment names an endpoint without TLS, as a local S3 server has.
+
+    obstore reads the endpoint by itself, but wants the permission said twice.
+    """
+    return any(os.environ.get(name, "").startswith("http://") for name in _ENDPOINT_VARIABLES)
 
 
 def _first_line(error: BaseException) -> str:
@@ -176,6 +207,19 @@ class ObstoreStore:
             await obstore.put_async(self._store, _PROBE_KEY, _PROBE, use_multipart=False)
         if await self.get(_PROBE_KEY) != _PROBE:
             raise StorageError("the page store gives back other bytes than it took")
+
+
+class RemoteObjectStore(ObstoreStore):
+    """A store behind a network, where an answer can be lost."""
+
+    async def put(self, key: str, parts: Sequence[Buffer]) -> None:
+        try:
+            await super().put(key, parts)
+        except AlreadyExists:
+            # A request that was answered with a failure may have been carried out; sent again, it
+            # finds its own object.
+            if await self.get(key) != b"".join(parts):
+                raise
 
 
 class LocalObjectStore(ObstoreStore):

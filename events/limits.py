@@ -37,7 +37,7 @@ RANGE_PAGES_MAX: Final = 65_536
 """Pages one announced range may span (drill-down in v2, `page_hash_batch` in v1)."""
 INBOUND_BYTES_MAX: Final = 4 * 1024 * 1024
 """Received frames that wait to be handled; beyond it the socket is not read."""
-OUTBOUND_BYTES_MAX: Final = 8 * 1024 * 1024
+OUTBOUND_BYTES_MAX: Final = 4 * 1024 * 1024
 """Frames that wait to be sent to a peer that does not read; beyond it the session waits."""
 CLOSE_SECONDS_MAX: Final = 10.0
 RETRY_SECONDS_MAX: Final = 15.0
@@ -62,7 +62,8 @@ PAGES_PER_DATABASE_MAX: Final = 64 * 1024 * 1024
 """256 GiB at 4 KiB pages."""
 
 # Storage
-SEGMENT_BYTES_MAX: Final = 16 * 1024 * 1024
+SEGMENT_BYTES_MAX: Final = 8 * 1024 * 1024
+MALLOC_ARENAS_MAX: Final = 2
 SEGMENT_UPLOADS_IN_FLIGHT_MAX: Final = 2
 SEGMENT_FOOTER_READ_BYTES: Final = 256 * 1024
 """How much of a segment's end is read at once: the whole footer of 4,096 pages and more."""
@@ -75,6 +76,10 @@ PAGE_ORDER_WINDOW_BYTES: Final = 16 * 1024 * 1024
 """What is held in memory to hand out pages in page order."""
 SEGMENTS_RESUMED_MAX: Final = 4096
 """Staged segments whose pages a resumed push may count on."""
+STORE_RETRIES_MAX: Final = 5
+"""Of one request to a remote store that fails with a 5xx or loses its connection."""
+STORE_RETRY_SECONDS_MAX: Final = 20.0
+STORE_BACKOFF_SECONDS_MAX: Final = 2.0
 MAP_DELTAS_PER_SNAPSHOT_MAX: Final = 32
 MAP_READS_IN_FLIGHT_MAX: Final = 8
 MAP_CACHE_BYTES_MAX: Final = 32 * 1024 * 1024

@@ -4,15 +4,18 @@ import asyncio
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.helpers_faults import Fault, FaultyProxy
+from tests.helpers_s3 import S3
 
 from edgereplica.adapters.memory_store import MemoryStore
 from edgereplica.adapters.object_store import MeteredStore, open_store
 from edgereplica.adapters.ports import ObjectStore
+from edgereplica.events import limits
 from edgereplica.events.errors import AlreadyExists, InvalidArgument, NotFound, StorageError
 
 KINDS: dict[str, Callable[[Path], ObjectStore]] = {
@@ -24,9 +27,27 @@ KINDS: dict[str, Callable[[Path], ObjectStore]] = {
 }
 
 
-@pytest.fixture(params=KINDS)
-def store(request: pytest.FixtureRequest, tmp_path: Path) -> ObjectStore:
+@pytest.fixture(params=[*KINDS, "s3"])
+def store(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> ObjectStore:
+    if request.param == "s3":
+        return _s3(request.getfixturevalue("s3"), monkeypatch)
     return KINDS[request.param](tmp_path)
+
+
+def _s3(server: S3, monkeypatch: pytest.MonkeyPatch, endpoint: str = "") -> ObjectStore:
+    for name, value in server.environment.items():
+        monkeypatch.setenv(name, value)
+    if endpoint:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
+    return open_store(server.bucket())
+
+
+@pytest.fixture
+def faulty_s3(s3: S3, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[ObjectStore, FaultyProxy]]:
+    with FaultyProxy(s3.endpoint) as proxy:
+        yield _s3(s3, monkeypatch, proxy.endpoint), proxy
 
 
 def run(work: Coroutine[Any, Any, Any]) -> Any:
@@ -219,3 +240,42 @@ def test_a_full_disk_is_told_apart_and_leaves_nothing(tmp_path: Path) -> None:
         timeout=60,
     )
     assert done.stdout.split("\n")[:2] == ["disk_full False", "[]"]
+
+
+@pytest.mark.parametrize("fault", ["refused", "cut", "failed", "answer_lost"])
+def test_a_request_that_fails_once_is_sent_again(
+    faulty_s3: tuple[ObjectStore, FaultyProxy], fault: Fault
+) -> None:
+    """Also when it was carried out and only its answer was lost: the second finds the first's."""
+    store, proxy = faulty_s3
+
+    async def scenario() -> None:
+        proxy.fail_nth(fault, 1)
+        await store.put("a/one", [b"first", b"-second"])
+        proxy.fail_nth(fault, 1, method="GET")
+        assert await store.get("a/one") == b"first-second"
+        proxy.fail_nth("answer_lost", 1)
+        with pytest.raises(AlreadyExists):
+            await store.put("a/one", [b"another"])
+        assert await store.get("a/one") == b"first-second"
+
+    run(scenario())
+
+
+def test_a_store_that_stays_down_is_an_error_that_names_the_key(
+    faulty_s3: tuple[ObjectStore, FaultyProxy],
+) -> None:
+    store, proxy = faulty_s3
+
+    async def scenario() -> None:
+        proxy.fail_all("refused")
+        with pytest.raises(StorageError) as failed:
+            await store.put("a/one", [b"1"])
+        assert failed.value.details == {"key": "a/one", "reason": "failed"}
+        assert failed.value.retryable
+        assert "127.0.0.1" not in failed.value.message
+        assert len(proxy.requests) == limits.STORE_RETRIES_MAX + 1
+        proxy.fail_all("none")
+        await store.put("a/one", [b"1"])
+
+    run(scenario())
