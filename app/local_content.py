@@ -5,12 +5,14 @@ and on what the sidecar remembers of the version last synced. Digests are comput
 first needed and kept, 32 bytes a page.
 """
 
+from collections import deque
 from collections.abc import Callable, Iterator
 
 from ..adapters.hashing import hash_pages, root_of
 from ..adapters.local_snapshot import LocalSnapshot
 from ..events.errors import EdgeReplicaError
 from ..events.limits import (
+    ANNOUNCED_WINDOWS_MAX,
     DIGEST_BYTES,
     DRILL_DOWN_PAGES,
     HASH_WINDOW_BYTES,
@@ -55,6 +57,8 @@ class LocalContent:
         self._digests = digests if isinstance(digests, bytearray) else bytearray()
         self._on_pages = on_pages
         self._spool: dict[int, bytes] | None = None
+        # What is announced is asked for at once: it need not be read twice.
+        self._recent: deque[tuple[int, memoryview]] = deque(maxlen=ANNOUNCED_WINDOWS_MAX)
 
     @property
     def everything(self) -> Runs:
@@ -84,7 +88,17 @@ class LocalContent:
                 raise StaleSidecar("the server asked for pages that did not change")
             return b"".join([self._spool[page] for page in pages_of(runs)])
         assert self._snapshot is not None
-        return self._snapshot.read_runs(runs)
+        return self._read_recent(runs) or self._snapshot.read_runs(runs)
+
+    def _read_recent(self, runs: Runs) -> bytes | None:
+        """One run out of a window that was read for hashing a moment ago, if it is still held."""
+        if len(runs) == 1:
+            first, last = runs[0]
+            for start, data in self._recent:
+                at, end = (first - start) * self.page_size, (last - start + 1) * self.page_size
+                if at >= 0 and end <= len(data):
+                    return bytes(data[at:end])
+        return None
 
     def pieces(self) -> Iterator[tuple[int, memoryview]]:
         """All pages in order, a few megabytes at a time: (first page, joined data)."""
@@ -148,6 +162,7 @@ class LocalContent:
             assert low == len(self._digests)
             data = self._snapshot.read(first, last)
             self._digests += hash_pages(data, self.page_size, first)
+            self._recent.append((first, data))
             if self._on_pages is not None:
                 self._on_pages(first, data)
         return bytes(self._digests[low:high])

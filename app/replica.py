@@ -11,7 +11,8 @@
 two syncs of one file never run at once. Every call ends in a typed result or an error of
 `events.errors`; file and server are then either as they were or wholly at the new version.
 
-This module retries; what one attempt is, is said in `push_session` and `pull_session`.
+This module retries; what one attempt is, is said in `push_session` and `pull_session`. Each is
+imported by the method that needs it: a command's start-up is most of a small sync's time.
 """
 
 import asyncio
@@ -28,10 +29,7 @@ from ..events.wire import V1, V2
 from .client_session import OldServer, Options, check_options
 from .compression import CompressMode
 from .local_content import StaleSidecar
-from .pull_session import pull_once
-from .push_session import push_once
 from .results import Progress, ProgressHook, PullResult, PushResult, ReplicaStatus
-from .status import read_status
 
 T = TypeVar("T")
 Attempt = Callable[[int, bool], Awaitable[T]]
@@ -84,6 +82,8 @@ class AsyncReplica:
         Raises `Conflict` if the head is not the version last synced, unless `force`.
         """
 
+        from .push_session import push_once  # noqa: PLC0415
+
         async def attempt(wire_version: int, ignore_sidecar: bool) -> PushResult:
             return await push_once(
                 self.path,
@@ -111,6 +111,8 @@ class AsyncReplica:
         then the old file is kept beside it unless `backup` is false.
         """
 
+        from .pull_session import pull_once  # noqa: PLC0415
+
         async def attempt(wire_version: int, ignore_sidecar: bool) -> PullResult:
             return await pull_once(
                 self.path,
@@ -127,6 +129,8 @@ class AsyncReplica:
 
     async def status(self) -> ReplicaStatus:
         """What push and pull would do. Changes nothing."""
+
+        from .status import read_status  # noqa: PLC0415
 
         async def attempt(wire_version: int, ignore_sidecar: bool) -> ReplicaStatus:
             return await read_status(self.path, self.options)

@@ -27,7 +27,7 @@ DRILL_DOWN_PAGES: Final = (4096, 512, 64, 8)
 """Pages a range in each round of a drill-down; below the last, pages are announced."""
 SPOOL_BYTES_IN_MEMORY_MAX: Final = 32 * 1024 * 1024
 """Changed pages held in memory, so that the file's read transaction can end early."""
-ANNOUNCED_WINDOWS_MAX: Final = 8
+ANNOUNCED_WINDOWS_MAX: Final = 4
 """Windows a v2 client announces ahead of the server's answers."""
 PAGES_PER_FRAME_MAX: Final = 65_536
 """Pages that one frame of either version may name."""
@@ -101,6 +101,10 @@ REPO_ATTEMPTS_MAX: Final = 4
 POSTGRES_CONNECTIONS_MIN: Final = 2
 POSTGRES_CONNECTIONS_DEFAULT: Final = 8
 """A server process uses one more, to listen."""
+NOTIFICATIONS_QUEUED_MAX: Final = 4096
+"""Beyond it the oldest are lost."""
+NOTIFICATION_BYTES_MAX: Final = 7000
+"""PostgreSQL takes payloads of less than 8,000 bytes."""
 STATEMENTS_IN_FLIGHT_MAX: Final = 256
 EVENTS_PER_READ_MAX: Final = 1000
 APPEND_ATTEMPTS_MAX: Final = 16
