@@ -292,7 +292,8 @@ class ClientPush(Machine):
             self.emit(LoadPages(e.rest))
 
     def note_version(self, e: SyncComplete) -> None:
-        assert self.ending is not None
+        if self.ending is None:
+            raise ProtocolViolation("sync_complete before complete")
         if self.wire_version > 1 and (e.version is None or e.root != self.ending.root):
             raise ProtocolViolation("the server committed something else than was pushed")
         self.outcome = e

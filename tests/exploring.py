@@ -105,6 +105,7 @@ def examples(wire_version: int) -> list[Event]:
         RequestPages(((9, 9),)),
         _page(1),
         _page(2, 3),
+        _page(1, 2, 3),
         _page(9),
         HeadChanged(2, R2, 3),
         ErrorMessage("no", "conflict"),
@@ -176,13 +177,14 @@ def _frozen(value: Any) -> Any:
 
 def _aspects(machine: Machine) -> tuple[Any, ...]:
     """What of the memory a guard may look at: whether there is something, not how much."""
-    coarse: list[Any] = []
-    for name, value in sorted(memory(machine).items()):
-        if name in ("plan", "greeting", "reply", "conflict", "state", "unanswered"):
-            coarse.append((name, repr(value)))
-        elif name in ("requested", "offered", "announced", "ending"):
-            coarse.append((name, bool(value)))
-    return tuple(coarse)
+    remembered = memory(machine)
+    return (
+        *(repr(remembered.get(name)) for name in ("plan", "greeting", "reply", "conflict")),
+        remembered["state"][0],
+        remembered.get("unanswered"),
+        bool(remembered.get("announced") or remembered.get("ending")),
+        (bool(remembered.get("requested")), bool(remembered.get("offered"))),
+    )
 
 
 @dataclass(frozen=True)
@@ -206,7 +208,7 @@ class Situation:
         return f"{self.machine}-v{self.wire_version}-{self.state}({steps})"
 
 
-PER_STATE_AND_PLAN_MAX = 3
+PER_SITUATION_MAX = 2
 
 
 def explore(name: str, wire_version: int) -> list[Situation]:
@@ -223,11 +225,11 @@ def explore(name: str, wire_version: int) -> list[Situation]:
             except EdgeReplicaError:
                 continue
             remembered = _aspects(machine)
-            beginning = machine.state_id, repr((situation.path or (event,))[0])
-            if remembered in seen or counts[beginning] == PER_STATE_AND_PLAN_MAX:
+            kind = (machine.state_id, repr((situation.path or (event,))[0]), remembered[-1])
+            if remembered in seen or counts[kind] == PER_SITUATION_MAX:
                 continue
             seen.add(remembered)
-            counts[beginning] += 1
+            counts[kind] += 1
             path = (*situation.path, event)
             found.append(Situation(name, wire_version, machine.state_id, path))
     return found
