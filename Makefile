@@ -31,6 +31,17 @@ lint: $(STAMP)
 types: $(STAMP)
 	$(BIN)/mypy
 
+# Generated files: the Connect code from proto/, the machines' diagrams and tables in specs/.
+generate: $(STAMP)
+	cd proto && PATH="$(abspath $(BIN)):$$PATH" buf lint && PATH="$(abspath $(BIN)):$$PATH" buf generate
+	$(BIN)/python -m edgereplica.app.machines specs/machines
+
+check-generated: $(STAMP)
+	rm -rf build/proto && mkdir -p build/proto
+	cd proto && PATH="$(abspath $(BIN)):$$PATH" buf generate -o ../build/proto
+	diff -r -x __pycache__ proto/gen build/proto/gen
+	$(BIN)/python -m edgereplica.app.machines --check specs/machines
+
 # Sizes in MiB, repeats of every run, and PUBLISH=1 to copy the results to docs/bench.
 SIZES ?= 1,64,1024
 REPEATS ?= 3
