@@ -4,9 +4,9 @@ Every adapter of a port, the in-memory one included, passes the same contract te
 (`tests/contract`). Who implements what is said once, in `app.bootstrap`.
 """
 
-from collections.abc import AsyncIterable, Mapping, Sequence
+from collections.abc import AsyncIterable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 Buffer = bytes | bytearray | memoryview
 Row = Mapping[str, Any]
@@ -113,6 +113,35 @@ class ObjectStore(Protocol):
     async def check(self) -> None:
         """Raise unless the store can be written and read now (for `/readyz`)."""
         ...
+
+
+class Change(NamedTuple):
+    """What happened to which database. After `resumed` (no id) any number were missed."""
+
+    topic: Literal["head", "deleted", "resumed"]
+    database_id: str = ""
+
+
+class Notifier(Protocol):
+    """Tells every server of changes, usually within milliseconds. Nothing may depend on it.
+
+    A change carries an id and no content: whoever hears it reads the log. It may be lost, doubled
+    or late, so it may spare a wait and never replace a check.
+    """
+
+    def publish(self, change: Change) -> None:
+        """Tell this process at once and all others soon; never waits and never raises."""
+        ...
+
+    def subscribe(self, heard: Callable[[Change], None]) -> None:
+        """Have `heard` called in the event loop with every change, this process's own included."""
+        ...
+
+    async def start(self) -> None:
+        """Begin to hear others; returns when nothing published from now on is missed."""
+        ...
+
+    async def close(self) -> None: ...
 
 
 class Transport(Protocol):
