@@ -213,7 +213,8 @@ class _Pull:
         elif machine.state_id == "pulled":
             outcome = "pulled"
             self._remember(machine)
-        elif not self.plan.changed or self.plan.base is None:
+        elif self.force or not self.plan.changed or self.plan.base is None:
+            # What was compared with the version is the content, not only its base.
             self._adopt(machine)
         refusal = self._refusal() if outcome == "dry_run" and pages else None
         return PullResult(
