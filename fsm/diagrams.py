@@ -16,7 +16,7 @@ from statemachine import StateChart
 from ..events.errors import InvalidArgument
 from ..events.session import Event, MessageReceived
 from .machine import MESSAGE_TRIGGERS, Machine, trigger_name
-from .registry import MACHINES, machine_class
+from .registry import DRAWN, drawn_class
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,5 +201,5 @@ def export(style: str, machine: str | None = None) -> dict[str, str]:
     """The drawing of each machine (or of one) in `style`: mermaid, dot, svg or table, by name."""
     if style not in FORMATS:
         raise InvalidArgument(f"unknown format {style!r}", hint=f"one of {', '.join(FORMATS)}")
-    chosen = MACHINES if machine is None else {machine: machine_class(machine)}
+    chosen = DRAWN if machine is None else {machine: drawn_class(machine)}
     return {name: FORMATS[style](name, kind) for name, kind in chosen.items()}

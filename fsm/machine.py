@@ -7,7 +7,7 @@ action change the machine's memory. Machines do no I/O, read no clock and draw n
 """
 
 import re
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 from statemachine import StateChart
 from statemachine.exceptions import TransitionNotAllowed
@@ -34,6 +34,8 @@ from ..events.messages import (
 )
 from ..events.session import Failed, MessageReceived
 from .effects import Close, Effect, Send
+
+_Effect = TypeVar("_Effect")
 
 MESSAGE_TRIGGERS: dict[type, str] = {
     Hello: "hello",
@@ -80,7 +82,7 @@ def trigger_name(kind: type) -> str:
     return re.sub(r"(?<!^)(?=[A-Z])", "_", kind.__name__).lower()
 
 
-class Machine(StateChart[Any]):
+class StrictMachine(StateChart[Any], Generic[_Effect]):
     """The base of every machine. Subclasses declare states, transitions and guards."""
 
     allow_event_without_transition = False
@@ -89,11 +91,10 @@ class Machine(StateChart[Any]):
     title: ClassVar[str] = ""
 
     def __init__(self) -> None:
-        self._effects: list[Effect] = []
-        self.refusal: ErrorMessage | None = None
+        self._effects: list[_Effect] = []
         super().__init__()
 
-    def handle(self, event: Any) -> tuple[Effect, ...]:
+    def handle(self, event: Any) -> tuple[_Effect, ...]:
         """Consume one event; the effects to perform, in order.
 
         Raises `ProtocolViolation` where the state does not allow the event, and whatever an
@@ -111,7 +112,7 @@ class Machine(StateChart[Any]):
         finally:
             self._effects = []
 
-    def emit(self, *effects: Effect) -> None:
+    def emit(self, *effects: _Effect) -> None:
         self._effects.extend(effects)
 
     @property
@@ -121,6 +122,14 @@ class Machine(StateChart[Any]):
     @property
     def finished(self) -> bool:
         return bool(next(iter(self.configuration)).final)
+
+
+class Machine(StrictMachine[Effect]):
+    """The base of the machines of a sync session, which `app.driver` runs."""
+
+    def __init__(self) -> None:
+        self.refusal: ErrorMessage | None = None
+        super().__init__()
 
     # Actions that several machines share.
 

@@ -2,11 +2,13 @@
 
 from collections.abc import Mapping
 from types import MappingProxyType
+from typing import Any
 
 from ..events.errors import InvalidArgument
 from .client_pull import ClientPull
 from .client_push import ClientPush
-from .machine import Machine
+from .machine import Machine, StrictMachine
+from .oauth_login import OAuthLogin
 from .server_pull import ServerPull
 from .server_push import ServerPush
 
@@ -18,6 +20,12 @@ MACHINES: Mapping[str, type[Machine]] = MappingProxyType(
         "server_pull": ServerPull,
     }
 )
+"""The machines of a sync session: these can be recorded and replayed."""
+
+DRAWN: Mapping[str, type[StrictMachine[Any]]] = MappingProxyType(
+    {**MACHINES, "oauth_login": OAuthLogin}
+)
+"""Every machine, as `fsm export` knows it."""
 
 
 def machine_class(name: str) -> type[Machine]:
@@ -27,6 +35,16 @@ def machine_class(name: str) -> type[Machine]:
     except KeyError:
         raise InvalidArgument(
             f"there is no machine {name!r}", hint=f"one of {', '.join(MACHINES)}"
+        ) from None
+
+
+def drawn_class(name: str) -> type[StrictMachine[Any]]:
+    """The machine called `name`, of a sync session or not; `InvalidArgument` if there is none."""
+    try:
+        return DRAWN[name]
+    except KeyError:
+        raise InvalidArgument(
+            f"there is no machine {name!r}", hint=f"one of {', '.join(DRAWN)}"
         ) from None
 
 
