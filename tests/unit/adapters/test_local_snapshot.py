@@ -9,6 +9,7 @@ from pathlib import Path
 from struct import pack
 
 import pytest
+import sqlean
 from tests.helpers_local import (
     PAGE_SIZES,
     build,
@@ -147,6 +148,17 @@ class TestBesideAWriter:
         with opened(path) as again:
             assert content(again) == before
             assert again.changed_since(snapshot.state) == ()
+        app.close()
+
+    def test_a_rollback_writer_waits_for_the_snapshot(self, tmp_path: Path) -> None:
+        path = build(tmp_path / "r.db", wal=False)
+        before = pages_by_sqlite(path)
+        app = open_app(path)
+        with opened(path) as snapshot:
+            with pytest.raises(sqlean.OperationalError, match="locked"):
+                app.execute("UPDATE t SET x=zeroblob(300)")
+            assert content(snapshot) == before
+        app.execute("UPDATE t SET x=zeroblob(300)")
         app.close()
 
     def test_a_rollback_writer_is_waited_for_no_longer_than_told(self, tmp_path: Path) -> None:
