@@ -5,10 +5,11 @@ are what `edgereplica admin` calls.
 """
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
 import structlog
 
@@ -16,17 +17,16 @@ from ..adapters import event_log, migrations
 from ..adapters.clock import SystemClock
 from ..adapters.event_log import EventLog
 from ..adapters.ids import SystemIds
-from ..adapters.object_store import open_store
 from ..adapters.page_storage import PageStorage
-from ..adapters.ports import Clock, Ids, ObjectStore, Repo
-from ..adapters.sqlite_repo import SqliteRepo
+from ..adapters.ports import Change, Clock, Ids, Notifier, ObjectStore, Repo
 from ..events.errors import StorageError
-from . import data_dir
 from .admin import AdminService, Lifetimes
 from .edge import ASGIApp, Receive, Scope, Send
+from .follower import Follower
 from .history import DatabaseHistory
 from .http import make_app
 from .passwords import Passwords
+from .places import Place
 from .settings import Settings, session_keys
 from .sync_server import SyncServer
 from .sync_services import SyncServices
@@ -37,6 +37,8 @@ class SyncEnd(Protocol):
     """What a server needs of the sync side: an ASGI application that can end its sessions."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None: ...
+
+    def databases(self) -> set[str]: ...
 
     def end_database(self, database_id: str) -> None: ...
 
@@ -53,6 +55,7 @@ class Core:
     histories: DatabaseHistory
     store: ObjectStore
     keyring: Keyring
+    notifier: Notifier
     clock: Clock
     ids: Ids
 
@@ -85,25 +88,37 @@ async def build(
     passwords: Passwords | None = None,
     clock: Clock | None = None,
     ids: Ids | None = None,
+    notifier: Notifier | None = None,
 ) -> AsyncIterator[Server]:
-    """A server on the data directory of `settings`; everything is closed on the way out.
+    """A server on the place that `settings` name; everything is closed on the way out.
 
-    Raises `FileBusy` if another server holds the directory, `InvalidArgument` for malformed keys,
-    `StorageError` for a database that is newer than this program or not migrated.
+    A worker of several comes with a `notifier` to the others, and its supervisor holds the place.
+
+    Raises `FileBusy` if another server holds the data directory, `InvalidArgument` for malformed or
+    missing keys, `StorageError` for a database that cannot be reached, is newer than this program
+    or not migrated.
     """
     clock = clock or SystemClock()
     ids = ids or SystemIds(clock)
-    data_dir.prepare(settings.data_dir)
-    with data_dir.held(settings.data_dir):
+    place = Place.of(settings)
+    place.prepare()
+    with place.held() if notifier is None else contextlib.nullcontext():
         keyring = Keyring(session_keys(settings))
-        store = _open_store(settings)
+        store = place.store()
         passwords = passwords or Passwords()
-        repo = await SqliteRepo.open(data_dir.database_path(settings.data_dir))
-        try:
+        async with place.repo() as repo, contextlib.AsyncExitStack() as ending:
+            ending.callback(passwords.close)
             await _bring_up_to_date(repo, settings, clock)
+            notifier = notifier or place.notifier(repo, ids.new_id())
+            ending.push_async_callback(notifier.close)
             log = EventLog(repo, clock)
-            core = Core(settings, repo, log, DatabaseHistory(log), store, keyring, clock, ids)
+            histories = DatabaseHistory(log, committed=_telling(notifier, "head"))
+            core = Core(settings, repo, log, histories, store, keyring, notifier, clock, ids)
             sync = make_sync(core)
+            follower = Follower(repo, sync, histories.forget)
+            ending.push_async_callback(follower.close)
+            notifier.subscribe(follower.heard)
+            await notifier.start()
             admin = AdminService(
                 repo=repo,
                 log=log,
@@ -117,23 +132,25 @@ async def build(
                     sync_token_seconds=settings.sync_token_ttl_seconds,
                     sync_token_seconds_max=settings.max_sync_token_ttl_seconds,
                 ),
-                database_deleted=sync.end_database,
+                database_deleted=_telling(notifier, "deleted"),
             )
             checks = {"repo": lambda: repo.batch([]), "page_storage": store.check}
             app = make_app(admin=admin, sync_app=sync, checks=checks, clock=clock, ids=ids)
             _warn(settings)
             yield Server(core, admin, sync, app)
-        finally:
-            await repo.close()
-            passwords.close()
+
+
+def _telling(notifier: Notifier, topic: Literal["head", "deleted"]) -> Callable[[str], None]:
+    return lambda database_id: notifier.publish(Change(topic, database_id))
 
 
 def migrate(settings: Settings) -> list[str]:
-    """Apply what is pending to the data directory's database; the names of what was applied."""
-    data_dir.prepare(settings.data_dir)
+    """Apply what is pending to the place's database; the names of what was applied."""
+    place = Place.of(settings)
+    place.prepare()
 
     async def run() -> list[str]:
-        async with _repo(settings) as repo:
+        async with place.repo() as repo:
             return await migrations.migrate(repo, SystemClock().now())
 
     return asyncio.run(run())
@@ -142,28 +159,17 @@ def migrate(settings: Settings) -> list[str]:
 def rebuild(settings: Settings) -> int:
     """Make all projections again from the log; the number of events folded."""
 
+    place = Place.of(settings)
+
     async def run() -> int:
-        async with _repo(settings) as repo:
+        async with place.repo() as repo:
             if await migrations.pending(repo):
                 raise StorageError("the database is not migrated: `edgereplica admin migrate`")
             return await event_log.rebuild(repo)
 
-    if not data_dir.database_path(settings.data_dir).exists():
+    if not place.exists():
         raise StorageError(f"there is no database in {settings.data_dir}")
     return asyncio.run(run())
-
-
-@asynccontextmanager
-async def _repo(settings: Settings) -> AsyncIterator[Repo]:
-    repo = await SqliteRepo.open(data_dir.database_path(settings.data_dir))
-    try:
-        yield repo
-    finally:
-        await repo.close()
-
-
-def _open_store(settings: Settings) -> ObjectStore:
-    return open_store(settings.page_store_url or data_dir.objects_path(settings.data_dir))
 
 
 async def _bring_up_to_date(repo: Repo, settings: Settings, clock: Clock) -> None:

@@ -7,7 +7,7 @@ content lies is for the reader of `map_key` and `segments`.
 """
 
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
 from ..adapters.event_log import EventLog, Recorded
@@ -70,15 +70,18 @@ def fold(history: History, recorded: Iterable[Recorded]) -> History:
 
 
 class DatabaseHistory:
-    """Opens histories and commits versions to them."""
+    """Opens histories and commits versions to them. `committed` is told the id of a database that
+    has a new head."""
 
     def __init__(
         self,
         log: EventLog,
         histories_max: int = HISTORIES_CACHED_MAX,
         versions_max: int = VERSIONS_CACHED_MAX,
+        committed: Callable[[str], None] = lambda _: None,
     ) -> None:
         self._log = log
+        self._committed = committed
         self._cache: OrderedDict[str, History] = OrderedDict()
         self._versions_cached = 0
         self._histories_max = histories_max
@@ -112,6 +115,7 @@ class DatabaseHistory:
                 continue
             committed = fold(history, [Recorded(0, stream, history.seq + 1, at, version)])
             self._keep(committed)
+            self._committed(history.database_id)
             return committed
         raise ConcurrentAppend(f"the log of database {history.database_id} does not stand still")
 
@@ -126,6 +130,12 @@ class DatabaseHistory:
                 continue
             return
         raise ConcurrentAppend(f"the log of database {history.database_id} does not stand still")
+
+    def forget(self, database_id: str) -> None:
+        """Drop what is cached of a database; costs the next reader time, nothing else."""
+        dropped = self._cache.pop(database_id, None)
+        if dropped is not None:
+            self._versions_cached -= len(dropped.versions)
 
     async def _read(self, database_id: str) -> History:
         known = self._cache.get(database_id, History(database_id))

@@ -194,13 +194,19 @@ class PushServerEnd:
             author_id=self._claims.user_id,
             author_email=self._claims.email,
             message=message,
-            committed_at=self._services.clock.now(),
+            committed_at=self._now_after(history),
             map_key=sealed.map_key,
             map_is_snapshot=sealed.map_is_snapshot,
             segments=tuple(sealed.segments),
             pages_changed=sealed.pages_changed,
             stored_bytes=sealed.stored_bytes,
         )
+
+    def _now_after(self, history: History) -> float:
+        """Now, but never before the head: the clocks of servers differ, and a history read by time
+        has to be in the order of its versions."""
+        now = self._services.clock.now()
+        return now if history.head is None else max(now, history.head.committed_at)
 
     async def abandon(self, effect: AbandonPush) -> None:
         if self._stage is not None:

@@ -46,6 +46,10 @@ class Settings(BaseSettings):
     google_client_secret: SecretStr = SecretStr("")
     auto_migrate: bool = True
     data_dir: Path = Path("edgereplica-data")
+    database_url: SecretStr = SecretStr("")
+    """`postgresql://…`; empty: the SQLite database of the data directory."""
+    database_connections: Annotated[int, Field(ge=2, le=1000)] = 8
+    """To PostgreSQL, for each server process, and one more to listen."""
     page_store_url: str = ""
     """Empty: the directory `objects` of the data directory."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
@@ -72,6 +76,9 @@ def load_settings(data_dir: Path | None = None, dev: bool = False, **more: Any) 
         )
         raise InvalidArgument(f"the settings are refused: {wrong}") from None
     decode_keys(settings.session_key.get_secret_value(), "SESSION_KEY")
+    url = settings.database_url.get_secret_value()
+    if url and not url.startswith(("postgresql://", "postgres://")):
+        raise InvalidArgument("the settings are refused: DATABASE_URL is not a postgresql:// URL")
     return settings
 
 
@@ -82,6 +89,11 @@ def session_keys(settings: Settings) -> list[bytes]:
         return given
     if settings.dev:
         return [DEV_KEY]
+    if settings.database_url.get_secret_value():
+        raise InvalidArgument(
+            "SESSION_KEY must be set where DATABASE_URL is: every server has to sign with the same "
+            f"key; `openssl rand -base64 {KEY_BYTES}` makes one"
+        )
     return read_or_create_key_file(settings.data_dir / KEY_FILE)
 
 

@@ -100,6 +100,9 @@ class SyncServer:
                     bytes_sent=transport.bytes_sent,
                 )
 
+    def databases(self) -> set[str]:
+        return {database for database, _ in self._running.values()}
+
     def end_database(self, database_id: str) -> None:
         """End the sessions of a database that was deleted."""
         for transport, (database, _) in self._running.items():

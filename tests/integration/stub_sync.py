@@ -22,6 +22,9 @@ class StubSync:
         await send({"type": "websocket.send", "bytes": frame})
         await send({"type": "websocket.close", "code": 1000})
 
+    def databases(self) -> set[str]:
+        return set()
+
     def end_database(self, database_id: str) -> None:
         self.deleted.append(database_id)
 
