@@ -2,8 +2,8 @@
 
 from collections.abc import Callable, Iterator, Mapping
 
-from ..events.limits import BATCH_DECODED_BYTES_MAX
-from ..events.pages import count_pages, split_runs
+from ..events.limits import BATCH_DECODED_BYTES_MAX, DIGEST_BYTES
+from ..events.pages import count_pages, lock_byte_page, split_runs
 from ..events.session import (
     ContentHashed,
     DrilledDown,
@@ -33,6 +33,7 @@ class PushClientEnd:
         self._drill = DrillDown(content)
         self._drilled = False
         self._windows: Iterator[WindowHashed] | None = None
+        self._lock_page = lock_byte_page(content.page_size)
         self.pages_announced = 0
         self.pages_requested = 0
         self.pages_sent = 0
@@ -55,7 +56,10 @@ class PushClientEnd:
         if self._windows is None:
             self._windows = self._content.windows(self._runs(effect))
         window = next(self._windows)
-        self.pages_announced += sum(len(digests) // 32 for _, digests in window.windows)
+        for first, digests in window.windows:
+            last = first + len(digests) // DIGEST_BYTES - 1
+            # The lock-byte page is announced with its neighbours, but is no content.
+            self.pages_announced += last - first + (not first <= self._lock_page <= last)
         self._on_step()
         return window
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Literal
 
 from ..events.errors import Conflict, InvalidArgument, Unimplemented
-from ..events.pages import count_pages
+from ..events.pages import Runs, check_runs, count_pages
 from ..events.session import Event, PushPlanned
 from ..events.wire import V1
 from ..fsm.client_push import ClientPush
@@ -17,6 +17,8 @@ from .local_plan import LocalPlan, open_plan
 from .push_client import PushClientEnd
 from .remember import save_sidecar
 from .results import Progress, PushResult
+
+_TABLES_SAID_MAX = 8
 
 
 async def push_once(
@@ -43,6 +45,15 @@ async def push_once(
         ignore_sidecar=ignore_sidecar,
     ) as plan:
         return await _Push(plan, options, wire_version, dry_run).run(force, message, started)
+
+
+def untrusted_runs(value: object) -> Runs:
+    """Runs out of an error's details, or none if they are not runs."""
+    try:
+        pairs = value if isinstance(value, list | tuple) else ()
+        return check_runs((int(first), int(last)) for first, last in pairs)
+    except (TypeError, ValueError, InvalidArgument):
+        return ()
 
 
 class _Push:
@@ -113,15 +124,32 @@ class _Push:
         )
 
     def _explained(self, conflict: Conflict) -> Conflict:
-        """The server's conflict with this side's numbers, and what to do about it."""
+        """The server's conflict with this side's numbers, and what to do about it.
+
+        Tables are named by this file's layout: exactly for its own changes, and for the head's as
+        far as they lie in pages that this file has not moved about.
+        """
+        from ..adapters.local_tables import tables_of  # noqa: PLC0415 - rare, and start-up counts
+
         details = dict(conflict.details)
+        words = [conflict.message]
         if self.content.changed is not None:
-            details["local_pages_changed"] = count_pages(self.content.changed)
+            mine, theirs = self.content.changed, untrusted_runs(details.pop("changed_runs", ()))
+            details["local_pages_changed"] = count_pages(mine)
+            words.append(
+                f"{details.get('pages_changed', '?')} pages differ there since the base, "
+                f"{count_pages(mine)} here"
+            )
+            for key, side, runs in (("tables_there", "there", theirs), ("tables", "here", mine)):
+                names = tables_of(self.plan.path, runs)
+                if names:
+                    details[key] = list(names)
+                    words.append(f"{side} in {', '.join(names[:_TABLES_SAID_MAX])}")
         details["hint"] = (
             "pull the head into another file and merge, or `sync push --force` to replace it "
             "with this file"
         )
-        return Conflict(conflict.message, **details)
+        return Conflict("; ".join(words), **details)
 
     def _conclude(
         self, machine: ClientPush, transport: ClientTransport, started: float

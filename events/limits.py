@@ -54,6 +54,9 @@ ERROR_CODE_CHARS_MAX: Final = 64
 ERROR_MESSAGE_CHARS_MAX: Final = 4096
 VERSION_MESSAGE_CHARS_MAX: Final = 4096
 CONFLICT_RUNS_MAX: Final = 4096
+TABLES_NAMED_MAX: Final = 100
+TABLES_NAMED_BYTES_MAX: Final = 256 * 1024 * 1024
+"""A larger file is not walked to name the tables of a conflict."""
 COALESCED_FRAMES_MAX: Final = 512
 """v1 frames taken together as one event."""
 
@@ -141,6 +144,8 @@ CLIENT_TEXT_CHARS_MAX: Final = 200
 OAUTH_STATE_BYTES: Final = 32
 OAUTH_LOGINS_PENDING_MAX: Final = 100_000
 """Logins begun and not yet expired; a row is about 150 bytes."""
+OAUTH_LOGIN_KEPT_SECONDS: Final = 3600
+"""After it expired, so that who comes too late is told that, and not that it never was."""
 OAUTH_PARAMETER_CHARS_MAX: Final = 2048
 """Of a state or a code."""
 PROVIDER_SECONDS_MAX: Final = 10.0
