@@ -22,7 +22,7 @@ class MemoryTransport:
     async def send(self, frame: Buffer) -> None:
         peer = self._peer
         if peer is None or self.closed_with is not None:
-            raise NetworkError("the connection is closed")
+            raise self._inbox.lost or NetworkError("the connection is closed")
         await peer._inbox.wait_room()
         if self._peer is None:
             raise NetworkError("the connection is lost")

@@ -15,7 +15,7 @@ from typing import Any, Final, TypeGuard, get_args
 
 from .errors import EdgeReplicaError, InvalidArgument
 from .messages import Message
-from .session import Event, MessageReceived
+from .session import Event, MessageReceived, VersionInfo
 from .value import Value
 
 FORMAT: Final = "edgereplica-session"
@@ -23,7 +23,7 @@ FORMAT_VERSION: Final = 1
 BYTES_KEPT_MAX: Final = 64
 
 _KINDS: Mapping[str, type] = {
-    kind.__name__: kind for kind in (*get_args(Event), *get_args(Message))
+    kind.__name__: kind for kind in (*get_args(Event), *get_args(Message), VersionInfo)
 }
 
 
