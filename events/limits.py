@@ -46,8 +46,8 @@ PING_IDLE_SECONDS: Final = 60.0
 """Not less than the reply's: picows refuses to connect otherwise."""
 PING_REPLY_SECONDS_MAX: Final = 60.0
 MSGPACK_DEPTH_MAX: Final = 8
-MSGPACK_ITEMS_MAX: Final = 4 * 65_536
-"""Values in one frame, nested ones included; about 20 MiB in memory at most."""
+MSGPACK_ITEMS_MAX: Final = 5 * 65_536
+"""Values in one frame, nested ones included; about 25 MiB in memory at most."""
 MSGPACK_TEXT_BYTES_MAX: Final = 1024 * 1024
 """All strings of one frame together, keys included."""
 ERROR_CODE_CHARS_MAX: Final = 64

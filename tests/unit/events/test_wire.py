@@ -14,8 +14,8 @@ from edgereplica.events.errors import FrameUndecodable
 from edgereplica.events.limits import (
     FRAME_BYTES_MAX,
     MSGPACK_DEPTH_MAX,
-    MSGPACK_ITEMS_MAX,
     MSGPACK_TEXT_BYTES_MAX,
+    RANGES_PER_FRAME_MAX,
 )
 from edgereplica.events.messages import Message
 from edgereplica.events.wire import WireCodec, frame_version, pack, unpack
@@ -178,5 +178,8 @@ def test_the_limits_leave_room_for_the_largest_honest_frames() -> None:
     assert CODECS[2].decode(
         b"\x02" + msgpack.packb({"kind": "request_pages", "data": {"runs": runs}})
     )
-    assert MSGPACK_ITEMS_MAX > 65_536 * 3
+    ranges = [[n, n, bytes(32)] for n in range(1, RANGES_PER_FRAME_MAX + 1)]
+    assert CODECS[2].decode(
+        b"\x02" + msgpack.packb({"kind": "page_hash_batch", "data": {"ranges": ranges}})
+    )
     assert 32_768 * len("page_nodata") < MSGPACK_TEXT_BYTES_MAX
