@@ -172,9 +172,12 @@ class PushServerEnd:
                     history, self._version(history, sealed, complete.message)
                 )
             except Conflict:
+                history = (await open_database(self._services, self._claims)).history
+                if history.head is not None and history.head.root == sealed.root:
+                    # This very push, whose first session was thought lost and went on.
+                    continue
                 if not self._force:
                     raise
-                history = (await open_database(self._services, self._claims)).history
                 sealed = await self._staging.seal(page_count, snapshot=True)
                 continue
             return self._done(history.head_version + 1, sealed.root)
