@@ -56,6 +56,12 @@ class MemoryRepo:
                 connection.execute("ROLLBACK")
                 raise
 
+    def copy(self) -> "MemoryRepo":
+        """Another repository with the same content: a migrated one is copied faster than made."""
+        other = MemoryRepo()
+        self._open().backup(other._open())
+        return other
+
     async def close(self) -> None:
         if self._connection is not None:
             self._connection.close()

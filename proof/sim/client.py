@@ -39,10 +39,10 @@ from edgereplica.events.session import (
     WindowHashed,
 )
 from edgereplica.events.wire import V1
-from edgereplica.fsm.client_pull import ClientPull
-from edgereplica.fsm.client_push import ClientPush
 from edgereplica.fsm.effects import ApplyVersion, HashWindow, PrepareReplica, StorePages
 from edgereplica.fsm.effects import DrillDown as DrillDownEffect
+
+from .tables import Machines
 
 Pages = tuple[bytes, ...]
 
@@ -257,7 +257,13 @@ class SimClient:
     """Pushes and pulls `replica` as `AsyncReplica` would, retries included."""
 
     def __init__(
-        self, name: str, options: Options, wire_version: int, rng: Random, watcher: Watcher
+        self,
+        name: str,
+        options: Options,
+        wire_version: int,
+        rng: Random,
+        watcher: Watcher,
+        machines: Machines,
     ) -> None:
         self.name = name
         self.options = options
@@ -265,6 +271,7 @@ class SimClient:
         self.replica = Replica()
         self._rng = rng
         self._watcher = watcher
+        self._machines = machines
         self._compress: CompressMode = rng.choice(("always", "never"))
         self.sessions = 0
 
@@ -322,7 +329,7 @@ class SimClient:
         end = PushClientEnd(
             local, Compressor(mode, loopback=False, blocked_share=lambda: 0.0), lambda: None
         )
-        machine = ClientPush(self.wire_version)
+        machine = self._machines.client_push(self.wire_version)
         options = self._session("push")
         await run_session(options, self.wire_version, lambda _: (machine, end, planned))
         assert machine.reply is not None
@@ -368,7 +375,7 @@ class SimClient:
             fresh=held is None,
         )
         end = SimPullEnd(replica, refusal, self.wire_version, ignore, self._rng)
-        machine = ClientPull(self.wire_version)
+        machine = self._machines.client_pull(self.wire_version)
         options = self._session("pull")
         await run_session(options, self.wire_version, lambda _: (machine, end, planned))
         reply = machine.reply

@@ -16,11 +16,13 @@ The oracle knows every content that a push began with. What must hold:
 import asyncio
 from collections.abc import Coroutine
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from random import Random
 from typing import Any
 
 from edgereplica.adapters import migrations
+from edgereplica.adapters.clock import ManualClock
 from edgereplica.adapters.event_log import EventLog
 from edgereplica.adapters.ids import SeededIds
 from edgereplica.adapters.memory_repo import MemoryRepo
@@ -43,12 +45,11 @@ from edgereplica.events.domain import (
 from edgereplica.events.errors import Conflict, EdgeReplicaError, NetworkError
 from edgereplica.events.pages import pages_of
 from edgereplica.fsm.machine import Machine
-from edgereplica.fsm.server_pull import ServerPull
-from edgereplica.fsm.server_push import ServerPush
 
 from .client import Content, SimClient, Synced
 from .loop import SimLoop
 from .storage import Disk, FaultyRepo, FaultyStore, Killed
+from .tables import Machines
 from .wire import Connection, End, Fault, FaultKind, Trace
 
 DATABASE = "d" * 32
@@ -106,14 +107,17 @@ class _Process:
 class World:
     """See the module's docstring. `record` is a folder for the sessions' recordings."""
 
-    def __init__(self, seed: int, loop: SimLoop, trace: Trace, record: Path | None) -> None:
+    def __init__(
+        self, seed: int, loop: SimLoop, trace: Trace, machines: Machines, record: Path | None
+    ) -> None:
         self.rng = Random(seed)
         self.loop = loop
         self.trace = trace
+        self.machines = machines
         self.record = record
         self.clock = SimClock(loop)
         self.ids = SeededIds(seed, self.clock)
-        self.repo = MemoryRepo()
+        self.repo = _installed().copy()
         self.store = MemoryStore()
         self.process: _Process | None = None
         self.attempts: dict[str, Attempt] = {}
@@ -128,14 +132,6 @@ class World:
         self.quiet = self.rng.random() < 0.15
 
     # The server
-
-    async def install(self) -> None:
-        await migrations.migrate(self.repo)
-        log = EventLog(self.repo, self.clock)
-        user = UserSignedUp(user_id="u", email="u@e.org", provider="password", subject="u@e.org")
-        org = OrganizationCreated(org_id=ORG, name="o", personal=True)
-        created = DatabaseCreated(database_id=DATABASE, org_id=ORG, name="main", created_by="u")
-        await log.append([(event.stream, 0, [event]) for event in (user, org, created)])
 
     def boot(self) -> None:
         rng = self.rng
@@ -195,9 +191,9 @@ class World:
         machine: Machine
         end: PushServerEnd | PullServerEnd
         if direction == "push":
-            machine, end = ServerPush(), PushServerEnd(process.services, claims)
+            machine, end = self.machines.server_push(), PushServerEnd(process.services, claims)
         else:
-            machine, end = ServerPull(), PullServerEnd(process.services, claims)
+            machine, end = self.machines.server_pull(), PullServerEnd(process.services, claims)
         recorder = None
         if self.record is not None:
             recorder = FileRecorder(self.record / f"server-{self._connections}.jsonl", machine)
@@ -314,6 +310,19 @@ class World:
                 raise Violation(f"version {version.version} replaced one it was not based on")
 
 
+@lru_cache
+def _installed() -> MemoryRepo:
+    """A repository with one empty database."""
+    repo = MemoryRepo()
+    user = UserSignedUp(user_id="u", email="u@e.org", provider="password", subject="u@e.org")
+    org = OrganizationCreated(org_id=ORG, name="o", personal=True)
+    created = DatabaseCreated(database_id=DATABASE, org_id=ORG, name="main", created_by="u")
+    _finish(migrations.migrate(repo))
+    log = EventLog(repo, ManualClock(START_UNIX))
+    _finish(log.append([(event.stream, 0, [event]) for event in (user, org, created)]))
+    return repo
+
+
 def _finish(work: Coroutine[Any, Any, Any]) -> Any:
     """The result of a coroutine that never waits."""
     try:
@@ -405,7 +414,6 @@ async def trouble(world: World) -> None:
 
 async def scenario(world: World) -> None:
     rng = world.rng
-    await world.install()
     world.boot()
     clients = [_client(world, f"c{number}") for number in range(rng.choice((2, 2, 3)))]
     steps = rng.randrange(1, 4)
@@ -424,10 +432,16 @@ async def _heal(world: World, clients: list[SimClient]) -> None:
     for client in clients:
         client.options = _options(world, client.name, retries=0)
         await client.pull(force=True)
+    if world.rng.random() < 0.25:
+        await _share(world, clients)
+
+
+async def _share(world: World, clients: list[SimClient]) -> None:
+    """A change of one reaches the others, with nobody forcing anything."""
     first = clients[0]
     change = edited(world.rng, first.replica.content)
     first.replica.write(change)
-    await first.push(force=False) if first.wire_version > 1 else await first.push(force=True)
+    await first.push(force=first.wire_version == 1)
     for client in clients[1:]:
         await client.pull(force=False)
         if client.replica.content != change:
@@ -438,7 +452,7 @@ def _client(world: World, name: str) -> SimClient:
     rng = world.rng
     wire_version = 1 if rng.random() < 0.2 else 2
     retries = rng.choice((0, 2, 5))
-    return SimClient(name, _options(world, name, retries), wire_version, rng, world)
+    return SimClient(name, _options(world, name, retries), wire_version, rng, world, world.machines)
 
 
 def _options(world: World, name: str, retries: int) -> Options:
@@ -454,16 +468,17 @@ def _options(world: World, name: str, retries: int) -> Options:
     )
 
 
-def run(seed: int, *, record: Path | None = None, words: bool = False) -> Result:
+def run(seed: int, *, real: bool = True, record: Path | None = None, words: bool = False) -> Result:
     """Play `seed`. Raises `Violation`, `Deadlock`, or what a defect raised.
 
+    `real` says whether python-statemachine runs the machines, or their tables do (`tables`).
     `record` is a folder for a recording of every session, `words` keeps the trace's lines.
     """
     loop = SimLoop()
     trace = Trace()
     if words:
         trace.notes = []
-    world = World(seed, loop, trace, record)
+    world = World(seed, loop, trace, Machines(real or record is not None), record)
     loop.set_exception_handler(lambda _, context: world.note_defect(context))
     try:
         loop.run_until_complete(scenario(world))
