@@ -47,6 +47,7 @@ __all__ = ["AppliedState", "FreshFile", "apply_version"]
 
 _CACHE_KIB: Final = 16 * 1024
 _MODE_AT: Final = slice(18, 20)
+_COOKIE_AT: Final = slice(40, 44)
 _INSERT: Final = "INSERT INTO sqlite_dbpage(pgno, data) VALUES (?, ?)"
 _SETTINGS: Final = (
     # A replica whose schema cannot be parsed can be mended by the very pages that are coming.
@@ -158,8 +159,10 @@ class _Application:
         if old is not None and old.vacuums_on_commit:
             self._keep_free_pages()
         connection.executemany(_INSERT, self._rows(pages))
-        self._write_page_one(old)
+        cookie = self._write_page_one(old)
         connection.execute(_INSERT, (self._page_count + 1, None))
+        if cookie is not None:
+            connection.execute(f"PRAGMA schema_version={cookie:d}")
         (ours,) = connection.execute("PRAGMA data_version").fetchone()
         connection.execute("COMMIT")
         return AppliedState(self._state_after(ours), self._written, in_place=True)
@@ -210,15 +213,24 @@ class _Application:
                     self._written += 1
                     yield page, content
 
-    def _write_page_one(self, old: Header | None) -> None:
+    def _write_page_one(self, old: Header | None) -> int | None:
+        """Write page 1, all but a changed schema cookie, which is returned.
+
+        With the new cookie in place, the next statement would parse the new schema out of pages
+        that SQLite still believes to be what they were, and find the file malformed.
+        """
         if self._page_one is None:
-            return
+            return None
         content = bytearray(self._page_one)
         parse_header(self._path, bytes(content[:HEADER_BYTES]))
+        held = bytes(4)
         if old is not None:
             content[_MODE_AT] = old.journal_mode
+            held = self._read_page_one()[_COOKIE_AT]
+        cookie, content[_COOKIE_AT] = content[_COOKIE_AT], held
         self._connection.execute(_INSERT, (1, content))
         self._written += 1
+        return None if cookie == held else int.from_bytes(cookie, "big", signed=True)
 
     # After the commit
 

@@ -71,6 +71,36 @@ def test_every_page_size_and_journal(
     app.close()
 
 
+@pytest.mark.parametrize("page_size", PAGE_SIZES)
+@pytest.mark.parametrize("wal", [True, False], ids=["wal", "rollback"])
+@pytest.mark.parametrize("back", [True, False], ids=["older schema", "newer schema"])
+def test_a_version_with_another_schema_and_length(
+    tmp_path: Path, page_size: int, wal: bool, back: bool
+) -> None:
+    """A changed schema cookie once made SQLite parse the schema before the file was cut."""
+    path = build(tmp_path / "a.db", page_size=page_size, wal=wal)
+    before = pages_by_sqlite(path)
+    app = open_app(path)
+    app.executescript(
+        "CREATE TABLE more(a); CREATE INDEX more_a ON more(a);"
+        "INSERT INTO more VALUES (zeroblob(100000)); CREATE VIEW v AS SELECT a FROM more;"
+    )
+    app.close()
+    after = pages_by_sqlite(path)
+    if not back:
+        apply(path, before, differing(before, after))
+    version, held = (before, after) if back else (after, before)
+    apply(path, version, differing(version, held))
+    assert masked(pages_by_sqlite(path)) == masked(version)
+    assert path.stat().st_size == len(version) * page_size
+    app = open_app(path)
+    assert app.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+    assert app.execute("SELECT count(*) FROM sqlite_schema WHERE name = 'more'").fetchone() == (
+        0 if back else 1,
+    )
+    app.close()
+
+
 @pytest.mark.parametrize("order", ["ascending", "descending", "joined"])
 def test_pages_come_in_any_order(tmp_path: Path, order: str) -> None:
     path = build(tmp_path / "a.db")
