@@ -148,13 +148,20 @@ class PullClientEnd:
         reply = self._reply = effect.reply
         self.digests = bytearray(reply.page_count * DIGEST_BYTES)
         content = self._content
-        if content is None or content.page_size != reply.page_size:
+        if content is None or not self._can_keep(content, reply):
             self._fresh = FreshFile(self._path, reply.page_size, reply.page_count)
             return ReplicaPrepared("nothing")
         held = content.digests[: reply.page_count * DIGEST_BYTES]
         self.digests[: len(held)] = held
         self._spool = Spool(self._path.parent)
         return ReplicaPrepared(self._announcement(content, reply))
+
+    def _can_keep(self, content: LocalContent, reply: HelloReply) -> bool:
+        """Whether pages of the file may stay. A long v1 announcement could not be finished: the
+        server answers while it is being made, and each would wait for the other to read."""
+        if self._wire_version == 1 and content.page_count > V1_ANNOUNCED_PAGES_MAX:
+            return False
+        return content.page_size == reply.page_size
 
     def _announcement(self, content: LocalContent, reply: HelloReply) -> Announcement:
         if reply.base_known:
@@ -215,6 +222,9 @@ class PullClientEnd:
         self._check_complete()
         self._before_install()
         if self._fresh is not None:
+            if self._planned_state is not None:
+                # Not under the lock: taking it rewrites the header of a WAL database.
+                self._check_unchanged()
             self.applied = self._fresh.install(
                 replace=self._content is not None,
                 busy_timeout_seconds=self._busy_timeout_seconds,

@@ -31,7 +31,7 @@ class PushClientEnd:
         self._compressor = compressor
         self._on_step = on_step
         self._drill = DrillDown(content)
-        self._drilled = False
+        self.drilled = False
         self._windows: Iterator[WindowHashed] | None = None
         self._lock_page = lock_byte_page(content.page_size)
         self.pages_announced = 0
@@ -64,7 +64,7 @@ class PushClientEnd:
         return window
 
     def _runs(self, effect: HashWindow) -> tuple[tuple[int, int], ...]:
-        if self._drilled:
+        if self.drilled:
             return self._drill.differing
         # What is known of the base may be of another page size: then nothing is relative to it.
         if effect.relative_to_base and self._content.changed is not None:
@@ -72,7 +72,7 @@ class PushClientEnd:
         return self._content.everything
 
     async def drill_down(self, effect: DrillDownEffect) -> DrilledDown:
-        self._drilled = True
+        self.drilled = True
         return DrilledDown(self._drill.next_round(effect.runs))
 
     async def load(self, effect: LoadPages) -> PagesLoaded:

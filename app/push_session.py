@@ -88,7 +88,7 @@ class _Push:
             )
         except Conflict as conflict:
             if self.dry_run:
-                return self._result("dry_run", conflict.details.get("head"), 0, started, True)
+                return self._would_conflict(conflict, started)
             raise self._explained(conflict) from conflict
         assert isinstance(machine, ClientPush)
         return self._conclude(machine, transport, started)
@@ -122,6 +122,13 @@ class _Push:
                 self.transport.bytes_received,
             )
         )
+
+    def _would_conflict(self, conflict: Conflict, started: float) -> PushResult:
+        assert self.end is not None
+        head = conflict.details.get("head")
+        self.end.pages_requested = count_pages(self.content.changed or self.content.everything)
+        self.end.pages_announced = self.end.pages_requested
+        return self._result("dry_run", None, head, started, True)
 
     def _explained(self, conflict: Conflict) -> Conflict:
         """The server's conflict with this side's numbers, and what to do about it.
@@ -194,7 +201,8 @@ class _Push:
         end, transport, content = self.end, self.transport, self.content
         assert end is not None
         assert transport is not None
-        changed = end.pages_announced
+        # A drill-down announces the neighbours of what differs too.
+        changed = end.pages_requested if end.drilled else end.pages_announced
         sent = end.pages_requested if self.dry_run else end.pages_sent
         return PushResult(
             outcome="dry_run"
