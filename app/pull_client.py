@@ -17,7 +17,7 @@ from ..adapters.local_errors import local_errors
 from ..adapters.local_fresh import FreshFile
 from ..adapters.local_state import FileState
 from ..events.errors import EdgeReplicaError, RootMismatch
-from ..events.limits import DIGEST_BYTES, SPOOL_BYTES_IN_MEMORY_MAX
+from ..events.limits import DIGEST_BYTES, SPOOL_BYTES_IN_MEMORY_MAX, V1_ANNOUNCED_PAGES_MAX
 from ..events.messages import HelloReply
 from ..events.pages import count_pages, lock_byte_page
 from ..events.session import (

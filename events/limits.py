@@ -57,6 +57,8 @@ CONFLICT_RUNS_MAX: Final = 4096
 TABLES_NAMED_MAX: Final = 100
 TABLES_NAMED_BYTES_MAX: Final = 256 * 1024 * 1024
 """A larger file is not walked to name the tables of a conflict."""
+V1_ANNOUNCED_PAGES_MAX: Final = 32_768
+"""Pages that a v1 pull announces; the frames of so many fit into the server's inbound queue."""
 COALESCED_FRAMES_MAX: Final = 512
 """v1 frames taken together as one event."""
 
