@@ -125,20 +125,18 @@ def _page_numbers(data: dict[str, Any]) -> Runs:
     return runs_of(sorted(set(numbers)))
 
 
-def _encode_pages(one: str, many: str, runs: Runs) -> Iterator[bytes]:
-    for group in split_runs(runs, PAGES_PER_FRAME_MAX):
-        if count_pages(group) == 1:
-            yield _frame(one, page_no=group[0][0])
-        else:
-            yield _frame(many, page_numbers=list(pages_of(group)))
-
-
 def _encode_request(message: RequestPages) -> Iterator[bytes]:
-    return _encode_pages("request_page", "request_pages", message.runs)
+    for group in split_runs(message.runs, PAGES_PER_FRAME_MAX):
+        if count_pages(group) == 1:
+            yield _frame("request_page", page_no=group[0][0])
+        else:
+            yield _frame("request_pages", page_numbers=list(pages_of(group)))
 
 
+# A range is always answered with a batch, also of one page: `hash_mismatch` is another answer.
 def _encode_mismatch(message: RangesDiffer) -> Iterator[bytes]:
-    return _encode_pages("hash_mismatch", "hash_mismatch_batch", message.runs)
+    for group in split_runs(message.runs, PAGES_PER_FRAME_MAX):
+        yield _frame("hash_mismatch_batch", page_numbers=list(pages_of(group)))
 
 
 def _join_pages(pages: Iterable[tuple[int, bytes]]) -> PageData:

@@ -82,6 +82,7 @@ class Vector:
     data: dict[str, Any] | None
     message: Message
     decoded: Message | None = None
+    only_decoded: bool = False
 
 
 H0, H1, HF = bytes(32), bytes(range(32)), b"\xff" * 32
@@ -151,7 +152,19 @@ V1_VECTORS = [
         {"page_numbers": list(range(120, 136))},
         RequestPages(((120, 135),)),
     ),
-    Vector("hash_mismatch", "hash_mismatch", {"page_no": 1}, RangesDiffer(((1, 1),))),
+    Vector(
+        "hash_mismatch",
+        "hash_mismatch",
+        {"page_no": 1},
+        RangesDiffer(((1, 1),)),
+        only_decoded=True,
+    ),
+    Vector(
+        "hash_mismatch_batch of one page",
+        "hash_mismatch_batch",
+        {"page_numbers": [1]},
+        RangesDiffer(((1, 1),)),
+    ),
     Vector(
         "hash_mismatch_batch",
         "hash_mismatch_batch",

@@ -33,7 +33,8 @@ def test_the_vectors_are_what_their_packer_writes() -> None:
 @pytest.mark.parametrize("vector", VALID[1], ids=lambda v: v.name)
 def test_a_vector_both_ways(vector: Vector) -> None:
     wanted = frame(1, vector.kind, vector.data)
-    assert CODEC.encode(vector.message) == [wanted]
+    if not vector.only_decoded:
+        assert CODEC.encode(vector.message) == [wanted]
     assert CODEC.decode(wanted) == (vector.decoded or vector.message)
 
 
