@@ -19,11 +19,13 @@ class FaultyProxy:
     """Forwards to `target`; change `plan` at any time."""
 
     def __init__(self, target: str) -> None:
-        self._target = urlsplit(target).netloc
+        self.target = urlsplit(target).netloc
         self.plan: Plan = lambda *_: "none"
         self.requests: list[tuple[str, str]] = []
         self._lock = threading.Lock()
         self._released = threading.Event()
+        self.holding = threading.Event()
+        """Set when a request is held."""
 
     def release(self) -> None:
         self._released.set()
@@ -82,8 +84,9 @@ class FaultyProxy:
             _answer(handler, 503 if fault == "refused" else 500, [], b"")
             return
         if fault == "held":
+            self.holding.set()
             self._released.wait()
-        connection = http.client.HTTPConnection(self._target, timeout=60)
+        connection = http.client.HTTPConnection(self.target, timeout=60)
         try:
             # The Host header is part of the signature: it goes on as it came.
             connection.putrequest(handler.command, handler.path, True, True)

@@ -122,5 +122,5 @@ def postgres_server() -> Iterator[Postgres]:
         yield server
     finally:
         if server.running:
-            server.stop()
+            server.stop(signal.SIGQUIT)  # at once: nobody needs the data
         shutil.rmtree(directory)
