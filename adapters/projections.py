@@ -13,14 +13,18 @@ from ..events.domain import (
     DatabaseDeleted,
     DomainEvent,
     IdentityLinked,
+    MapsRewritten,
     MemberAdded,
     MemberRemoved,
     MemberRoleChanged,
     OrganizationCreated,
+    RetentionSet,
     SegmentStaged,
+    StagedSegmentExpired,
     TokenRevoked,
     UserSignedUp,
     VersionCommitted,
+    VersionsExpired,
 )
 from .ports import Statement
 
@@ -196,3 +200,16 @@ def _(event: VersionCommitted, recorded_at: float) -> list[Statement]:
         Statement("DELETE FROM staged_segments WHERE segment_id = ?", (segment_id,))
         for segment_id in event.segments
     ]
+
+
+@project.register
+def _(event: StagedSegmentExpired, recorded_at: float) -> list[Statement]:
+    return [Statement("DELETE FROM staged_segments WHERE segment_id = ?", (event.segment_id,))]
+
+
+@project.register(RetentionSet)
+@project.register(VersionsExpired)
+@project.register(MapsRewritten)
+def _(event: DomainEvent, recorded_at: float) -> list[Statement]:
+    """Only a database's history knows of these."""
+    return []

@@ -9,8 +9,9 @@ Each event belongs to one stream (`stream_of`), the unit of compare-and-swap:
 
     user:<id>       UserSignedUp, IdentityLinked, AllTokensRevoked
     org:<id>        OrganizationCreated, MemberAdded, MemberRoleChanged, MemberRemoved
-    database:<id>   DatabaseCreated, VersionCommitted, DatabaseDeleted
-    segment:<id>    SegmentStaged
+    database:<id>   DatabaseCreated, VersionCommitted, DatabaseDeleted, RetentionSet,
+                    VersionsExpired, MapsRewritten
+    segment:<id>    SegmentStaged, StagedSegmentExpired
     token:<nonce>   TokenRevoked
 
 A segment is its own stream, because it belongs to an organization and not to a database, and so
@@ -27,7 +28,14 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSeriali
 
 from . import pages
 from .errors import InvalidArgument, StorageError
-from .limits import DATABASE_NAME_CHARS_MAX, EMAIL_CHARS_MAX, PAGE_NUMBER_MAX
+from .limits import (
+    COMPACT_MAPS_PER_EVENT_MAX,
+    DATABASE_NAME_CHARS_MAX,
+    EMAIL_CHARS_MAX,
+    KEEP_DAYS_MAX,
+    KEEP_LAST_VERSIONS_MAX,
+    PAGE_NUMBER_MAX,
+)
 
 Role = Literal["admin", "member"]
 
@@ -206,6 +214,17 @@ class SegmentStaged(DomainEvent):
         return segment_stream(self.segment_id)
 
 
+class StagedSegmentExpired(DomainEvent):
+    """The push that staged the segment was not resumed in time: nothing may use it any more."""
+
+    kind: ClassVar[str] = "staged_segment_expired"
+    segment_id: Id
+
+    @property
+    def stream(self) -> str:
+        return segment_stream(self.segment_id)
+
+
 class VersionCommitted(DomainEvent):
     """A push became visible. `segments` are the ids this version added to those of its parent.
 
@@ -235,6 +254,56 @@ class VersionCommitted(DomainEvent):
         return database_stream(self.database_id)
 
 
+class RetentionSet(DomainEvent):
+    """Which versions to keep from now on: those that either rule keeps; with none, all."""
+
+    kind: ClassVar[str] = "retention_set"
+    database_id: Id
+    keep_last: Annotated[int, Field(ge=1, le=KEEP_LAST_VERSIONS_MAX)] | None
+    keep_days: Annotated[int, Field(ge=1, le=KEEP_DAYS_MAX)] | None
+    set_by: Id
+
+    @property
+    def stream(self) -> str:
+        return database_stream(self.database_id)
+
+
+class VersionsExpired(DomainEvent):
+    """No version up to `through` can be read any more. The head is never among them."""
+
+    kind: ClassVar[str] = "versions_expired"
+    database_id: Id
+    through: Annotated[int, Field(ge=1)]
+
+    @property
+    def stream(self) -> str:
+        return database_stream(self.database_id)
+
+
+class RewrittenMap(BaseModel):
+    """Where a version's map lies now; its content and root are what they were."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    version: Annotated[int, Field(ge=1)]
+    map_key: str
+    map_is_snapshot: bool
+    segments: tuple[Id, ...]
+
+
+class MapsRewritten(DomainEvent):
+    """Pages of these versions were copied to better places. `segments` of a map are ids that it
+    refers to and that this rewriting made; the old maps and segments are garbage unless others
+    refer to them."""
+
+    kind: ClassVar[str] = "maps_rewritten"
+    database_id: Id
+    maps: Annotated[tuple[RewrittenMap, ...], Field(max_length=COMPACT_MAPS_PER_EVENT_MAX)]
+
+    @property
+    def stream(self) -> str:
+        return database_stream(self.database_id)
+
+
 EVENTS: tuple[type[DomainEvent], ...] = (
     UserSignedUp,
     IdentityLinked,
@@ -247,7 +316,11 @@ EVENTS: tuple[type[DomainEvent], ...] = (
     DatabaseCreated,
     DatabaseDeleted,
     SegmentStaged,
+    StagedSegmentExpired,
     VersionCommitted,
+    RetentionSet,
+    VersionsExpired,
+    MapsRewritten,
 )
 _BY_KIND = {event.kind: event for event in EVENTS}
 

@@ -28,6 +28,9 @@
     ├── NetworkError               connection refused, lost, timed out
     ├── ServerShuttingDown
     └── StorageError               the server's own storage failed
+    ├── SessionTooSlow             silent for so long that what it saw may be gone
+    ├── LeaseTaken                 another runner looks after storage
+    │   └── LeaseLost              … and took over while this one did
 
 `code` is the stable string that travels in v2 `error` frames and in `--json` output. `rpc_code` is
 the Connect code, `close_code` the WebSocket close code (RFC 6455 §7.4.1), `exit_code` the command
@@ -214,6 +217,24 @@ class StorageError(EdgeReplicaError):
 def _tree(base: type[EdgeReplicaError]) -> dict[str, type[EdgeReplicaError]]:
     found = {base.code: base}
     for child in base.__subclasses__():
+class SessionTooSlow(EdgeReplicaError):
+    """A session was silent for longer than its pin lasts; a new one starts where it stopped."""
+
+    code = "session_too_slow"
+    rpc_code = "aborted"
+    retryable = True
+
+
+class LeaseTaken(EdgeReplicaError):
+    code = "lease_taken"
+    rpc_code = "aborted"
+    retryable = True
+
+
+class LeaseLost(LeaseTaken):
+    code = "lease_lost"
+
+
         found |= _tree(child)
     return found
 

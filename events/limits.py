@@ -89,6 +89,29 @@ MAP_DELTAS_PER_SNAPSHOT_MAX: Final = 32
 MAP_READS_IN_FLIGHT_MAX: Final = 8
 MAP_CACHE_BYTES_MAX: Final = 32 * 1024 * 1024
 
+# Looking after storage
+CLOCK_SKEW_SECONDS_MAX: Final = 60.0
+"""How far the clocks of two servers may be apart without either waiting for the other in vain."""
+LEASE_SECONDS: Final = 300.0
+PIN_SECONDS: Final = 3600.0
+PIN_RENEW_SECONDS: Final = 600.0
+"""A working session writes its pin anew this often."""
+STAGED_TTL_SECONDS: Final = 7 * 86_400
+"""How long an interrupted push may wait to be resumed."""
+GC_GRACE_SECONDS: Final = 6 * 3600
+"""Between the moment an object is first seen without references and its deletion, at least."""
+GC_INTERVAL_SECONDS: Final = 3600
+GC_DELETES_IN_FLIGHT_MAX: Final = 8
+KEEP_LAST_VERSIONS_MAX: Final = 1_000_000_000
+KEEP_DAYS_MAX: Final = 36_500
+COMPACT_SEGMENTS_MAX: Final = 64
+"""A head whose pages lie in more segments than this is compacted, if fewer would do."""
+COMPACT_SMALL_SEGMENT_BYTES: Final = SEGMENT_BYTES_MAX // 8
+"""Segments below this are joined."""
+COMPACT_WASTE_PERCENT_MAX: Final = 50
+"""Of the pages in blocks that a fresh pull has to read, those that it throws away."""
+COMPACT_MAPS_PER_EVENT_MAX: Final = 256
+
 # Accounts
 EMAIL_CHARS_MAX: Final = 254
 PASSWORD_CHARS_MIN: Final = 8

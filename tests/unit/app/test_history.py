@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from edgereplica.adapters.clock import ManualClock
-from edgereplica.adapters.event_log import Append, EventLog, Recorded
+from edgereplica.adapters.event_log import Append, EventLog, Stored
 from edgereplica.adapters.memory_repo import MemoryRepo
 from edgereplica.adapters.migrations import migrate
 from edgereplica.adapters.ports import Statement
@@ -30,8 +30,8 @@ class CountingLog(EventLog):
     events_read = 0
     lost_races = 0
 
-    async def read(self, stream: str, after_seq: int = 0) -> list[Recorded]:
-        recorded = await super().read(stream, after_seq)
+    async def stored(self, stream: str, after_seq: int = 0) -> list[Stored]:
+        recorded = await super().stored(stream, after_seq)
         self.events_read += len(recorded)
         return recorded
 

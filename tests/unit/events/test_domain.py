@@ -14,14 +14,19 @@ from edgereplica.events.domain import (
     DatabaseDeleted,
     DomainEvent,
     IdentityLinked,
+    MapsRewritten,
     MemberAdded,
     MemberRemoved,
     MemberRoleChanged,
     OrganizationCreated,
+    RetentionSet,
+    RewrittenMap,
     SegmentStaged,
+    StagedSegmentExpired,
     TokenRevoked,
     UserSignedUp,
     VersionCommitted,
+    VersionsExpired,
     decode,
     encode,
 )
@@ -65,6 +70,15 @@ SAMPLES: list[DomainEvent] = [
     DatabaseDeleted(database_id="d", deleted_by="u"),
     SegmentStaged(database_id="d", org_id="o", segment_id="s", stored_bytes=4, pages=1),
     VERSION,
+    StagedSegmentExpired(segment_id="s"),
+    RetentionSet(database_id="d", keep_last=3, keep_days=None, set_by="u"),
+    VersionsExpired(database_id="d", through=2),
+    MapsRewritten(
+        database_id="d",
+        maps=(
+            RewrittenMap(version=2, map_key="m", map_is_snapshot=True, segments=("s3",)),
+        ),
+    ),
 ]
 
 
