@@ -96,7 +96,7 @@ class PageStorage:
         self, objects: ObjectStore, ids: Ids, *, cache_bytes: int = MAP_CACHE_BYTES_MAX
     ) -> None:
         self.objects = objects
-        self._ids = ids
+        self.ids = ids
         self._cache = MapCache(cache_bytes)
         self._opening: dict[str, asyncio.Lock] = {}
 
@@ -205,7 +205,7 @@ class PageStorage:
         staged, unreadable = await read_footers(self.objects, org_id, staged_segment_ids)
         return PushStage(
             self.objects,
-            self._ids,
+            self.ids,
             HeldContent(base, page_size, staged),
             org_id=org_id,
             database_id=database_id,

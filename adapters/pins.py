@@ -29,10 +29,6 @@ class Pin:
         self._expires_at = expires_at
         self._released = False
 
-    async def use_version(self, version: int) -> None:
-        """The session uses no version lower than this: retention may take those below it."""
-        await self._repo.execute("UPDATE pins SET version = ? WHERE pin_id = ?", version, self._id)
-
     async def keep(self) -> None:
         """Renew if it is time. Raises `SessionTooSlow` if the pin had already been taken away."""
         now = self._clock.now()
@@ -55,8 +51,8 @@ class Pin:
         statements = [
             Statement("UPDATE pins SET expires_at = expires_at WHERE pin_id = ?", (self._id,)),
             Statement(
-                "INSERT INTO pins (pin_id, org_id, database_id, expires_at) "
-                "SELECT CAST(? AS TEXT), CAST(NULL AS TEXT), CAST(NULL AS TEXT), 0 "
+                "INSERT INTO pins (pin_id, org_id, database_id, version, expires_at) "
+                "SELECT CAST(? AS TEXT), CAST(NULL AS TEXT), CAST(NULL AS TEXT), 0, 0 "
                 "WHERE NOT EXISTS (SELECT 1 FROM pins WHERE pin_id = ?)",
                 (self._id, self._id),
             ),
@@ -84,14 +80,19 @@ class Pins:
         self._clock = clock
         self._new_id = new_id
 
-    async def take(self, org_id: str, database_id: str) -> Pin:
-        """A pin on everything of `org_id`; read what it is to hold only after this returned."""
+    async def take(self, org_id: str, database_id: str, version: int) -> Pin:
+        """A pin on everything of `org_id`; read what it is to hold only after this returned.
+
+        Retention leaves `version` of the database, and what is newer, readable meanwhile.
+        """
         pin_id, expires_at = self._new_id(), self._clock.now() + PIN_SECONDS
         await self._repo.execute(
-            "INSERT INTO pins (pin_id, org_id, database_id, expires_at) VALUES (?, ?, ?, ?)",
+            "INSERT INTO pins (pin_id, org_id, database_id, version, expires_at) "
+            "VALUES (?, ?, ?, ?, ?)",
             pin_id,
             org_id,
             database_id,
+            version,
             expires_at,
         )
         return Pin(self._repo, self._clock, pin_id, expires_at)

@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator, Mapping
 from typing import TYPE_CHECKING
 
 from ..adapters.page_storage import PageBatch
+from ..adapters.pins import Pin
 from ..adapters.pull_selection import PullSelection
 from ..events.errors import NotFound, PermissionDenied
 from ..events.messages import At
@@ -11,7 +12,7 @@ from ..events.pages import Runs
 from ..events.session import HashesCompared, PagesRead, PullOpened, RangesCompared
 from ..fsm.effects import CompareHashes, CompareRanges, OpenPull, ReadMore, ReadPages
 from .driver import Handler
-from .sync_services import Opened, SyncServices, open_database
+from .sync_services import Opened, PageAllowance, SyncServices, open_database, pin_database
 from .tokens import VerifiedClaims
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ class PullServerEnd:
         self._batches: AsyncIterator[PageBatch] | None = None
         self._org_id = ""
         self._speaks_v1 = False
+        self._pin: Pin | None = None
 
     @property
     def handlers(self) -> Mapping[type, Handler]:
@@ -46,6 +48,15 @@ class PullServerEnd:
         self._org_id = opened.history.org_id
         version = self._choose(opened, hello.at)
         info = opened.info(version, hello.page_size)
+        if hello.root is None or hello.root != opened.info(version, hello.page_size).root:
+            # Pages will be read: what is seen from here on must stay.
+            self._pin, opened = await pin_database(
+                self._services,
+                self._claims,
+                opened.known_base(hello),
+                version.version if version else None,
+            )
+            version = self._choose(opened, hello.at)
         base = opened.known_base(hello)
         if hello.root is not None and hello.root == info.root:
             return PullOpened(info, base_known=base is not None, pages_changed=0)
@@ -71,13 +82,19 @@ class PullServerEnd:
             version = history.at(at) if isinstance(at, int) else history.at_time(at)
         except NotFound as error:
             raise NotFound(
-                f"{error.message}; this database has versions 1 to {history.head_version}"
+                f"{error.message}; this database has versions {history.oldest} to "
+                f"{history.head_version}"
             ) from error
         if newest is not None and version.version > newest:
             raise PermissionDenied(f"this token reads versions up to {newest}")
         return version
 
     @property
+    async def close(self) -> None:
+        """End the pin. Not part of the protocol: a session that is cut off leaves it to expire."""
+        if self._pin is not None:
+            await self._pin.release()
+
     def _selected(self) -> PullSelection:
         assert self._selection is not None
         return self._selection
@@ -106,3 +123,5 @@ class PullServerEnd:
         async for batch in self._batches:
             return PagesRead(batch.runs, batch.codec, bytes(batch.data))
         return PagesRead()
+        if self._pin is not None:
+            await self._pin.keep()

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 
 from ..adapters.page_storage import PushStage, Sealed, StagedSegment
 from ..events.domain import SegmentStaged, VersionCommitted, segment_stream
+from ..adapters.pins import Pin, guarding
 from ..events.errors import Conflict
 from ..events.limits import CONFLICT_RUNS_MAX, SEGMENTS_RESUMED_MAX
 from ..events.messages import Hello
@@ -32,7 +33,7 @@ from ..fsm.effects import (
 )
 from .driver import Handler
 from .history import History
-from .sync_services import Opened, SyncServices, open_database
+from .sync_services import Opened, PageAllowance, SyncServices, open_database, pin_database
 from .tokens import VerifiedClaims
 
 
@@ -46,6 +47,7 @@ class PushServerEnd:
         self._stage: PushStage | None = None
         self._page_size = 0
         self._base = 0
+        self._pin: Pin | None = None
         self._force = False
         self._highest_announced = 0
         self.committed_version: int | None = None
@@ -67,6 +69,13 @@ class PushServerEnd:
         head = opened.history.head
         self._page_size = hello.page_size
         self._force = hello.force
+        if hello.root is None or hello.root != opened.info(head, hello.page_size).root:
+            # Pages will be read, or referred to: what is seen from here on must stay.
+            seen = opened.known_base(hello), opened.history.head_version
+            self._pin, opened = await pin_database(self._services, self._claims, *seen)
+            head = opened.history.head
+        self._opened = opened
+        self._check_version(opened.history.head_version)
         base = opened.known_base(hello)
         info = opened.info(head, hello.page_size)
         if hello.root is not None and hello.root == info.root:
@@ -130,7 +139,19 @@ class PushServerEnd:
             stored_bytes=segment.stored_bytes,
             pages=segment.pages,
         )
-        await self._services.log.append([(segment_stream(segment.segment_id), 0, [event])])
+        stream = segment_stream(segment.segment_id)
+        with guarding():
+            await self._services.log.append([(stream, 0, [event])], self._pinned.held())
+
+    @property
+    def _pinned(self) -> Pin:
+        assert self._pin is not None
+        return self._pin
+
+    async def close(self) -> None:
+        """End the pin. Not part of the protocol: a session that is cut off leaves it to expire."""
+        if self._pin is not None:
+            await self._pin.release()
 
     @property
     def _staging(self) -> PushStage:
@@ -147,6 +168,7 @@ class PushServerEnd:
             self._highest_announced = max(self._highest_announced, last)
         return RangesCompared(self._staging.compare_ranges(effect.ranges))
 
+        await self._pinned.keep()
     async def stage(self, effect: StagePages) -> PagesStaged:
         pages, stored = await self._staging.add(effect.runs, effect.codec, effect.data)
         return PagesStaged(pages, stored)
@@ -157,6 +179,8 @@ class PushServerEnd:
         page_count = complete.page_count
         if page_count is None:
             page_count = self._highest_announced
+        await self._pinned.keep()
+        self._allowance.take(sum(last - first + 1 for first, last in effect.runs), self._page_size)
         history = self._opened.history
         sealed = await self._staging.seal(
             page_count,
@@ -168,9 +192,12 @@ class PushServerEnd:
             if head is not None and head.root == sealed.root:
                 return self._done(head.version, sealed.root)
             try:
-                await self._services.histories.commit(
-                    history, self._version(history, sealed, complete.message)
-                )
+                version = self._version(history, sealed, complete.message)
+                with guarding():
+                    await self._services.histories.commit(
+                        history, version, self._pinned.held(release=True)
+                    )
+                self._pinned.released()
             except Conflict:
                 history = (await open_database(self._services, self._claims)).history
                 if history.head is not None and history.head.root == sealed.root:

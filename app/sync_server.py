@@ -6,6 +6,7 @@ them with a word instead of a cut.
 """
 
 import asyncio
+import contextlib
 import json
 from collections.abc import MutableMapping
 from typing import Any
@@ -23,7 +24,7 @@ from ..events.errors import (
 from ..fsm.machine import Machine
 from ..fsm.server_pull import ServerPull
 from ..fsm.server_push import ServerPush
-from .driver import Driver, End
+from .driver import Driver
 from .pull_server import PullServerEnd
 from .push_server import PushServerEnd
 from .sync_services import SyncServices
@@ -75,21 +76,23 @@ class SyncServer:
 
     async def _run(self, claims: VerifiedClaims, receive: AsgiReceive, send: AsgiSend) -> None:
         machine: Machine
-        end: End
+        hands: PushServerEnd | PullServerEnd
         if claims.direction == "push":
-            machine, end = ServerPush(), PushServerEnd(self._services, claims)
+            machine, hands = ServerPush(), PushServerEnd(self._services, claims)
         else:
-            machine, end = ServerPull(), PullServerEnd(self._services, claims)
+            machine, hands = ServerPull(), PullServerEnd(self._services, claims)
         log = self._log.bind(database=claims.database_id, direction=claims.direction)
         ended = asyncio.get_running_loop().create_future()
         async with AsgiTransport(receive, send) as transport:
             self._running[transport] = (claims.database_id or "", ended)
-            driver = Driver(machine, end, transport)
+            driver = Driver(machine, hands, transport)
             log.info("sync started")
             try:
                 await driver.run()
             finally:
                 del self._running[transport]
+                with contextlib.suppress(EdgeReplicaError):  # else the pin expires by itself
+                    await hands.close()
                 ended.set_result(None)
                 log.info(
                     "sync ended",

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from ..adapters.event_log import EventLog
 from ..adapters.page_storage import PageMap, PageStorage, VersionRef
 from ..adapters.ports import Clock, Repo
+from ..adapters.pins import Pin, Pins
 from ..events.domain import VersionCommitted
 from ..events.errors import Conflict, NotFound
 from ..events.messages import Hello
@@ -38,7 +39,7 @@ class Opened:
         """`version` and its ancestors down to the nearest whole map, ascending."""
         refs: list[VersionRef] = []
         while version > 0:
-            committed = self.history.at(version)
+            committed = self.history.ancestor(version)
             refs.append(version_ref(committed, self.history.org_id))
             if committed.map_is_snapshot:
                 break
@@ -107,3 +108,21 @@ async def open_database(services: SyncServices, claims: VerifiedClaims) -> Opene
     assert claims.database_id is not None
     history = await services.histories.open(claims.database_id, claims.org_id)
     return Opened(history, claims)
+
+
+async def pin_database(
+    services: SyncServices, claims: VerifiedClaims, *versions: int | None
+) -> tuple[Pin, Opened]:
+    """A pin and the database as it stands under it: nothing of that goes while the pin is held.
+
+    `versions` are those that the session will use, as far as it knows; 0 and None are none.
+    """
+    assert claims.database_id is not None
+    pins = Pins(services.repo, services.clock, services.storage.ids.new_id)
+    lowest = min(filter(None, versions), default=0)
+    pin = await pins.take(claims.org_id, claims.database_id, lowest)
+    try:
+        return pin, await open_database(services, claims)
+    except BaseException:
+        await pin.release()
+        raise

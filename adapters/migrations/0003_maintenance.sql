@@ -8,13 +8,13 @@ CREATE TABLE leases (
 );
 
 -- Running pushes, pulls and compactions. `pin_no` grows, so that a pin taken later has a greater
--- one; `version` is the lowest that the session uses, NULL while it does not know.
+-- one; `version` is the lowest that the session uses.
 CREATE TABLE pins (
     pin_no INTEGER PRIMARY KEY AUTOINCREMENT,
     pin_id TEXT NOT NULL UNIQUE,
     org_id TEXT NOT NULL,
     database_id TEXT NOT NULL,
-    version BIGINT,
+    version BIGINT NOT NULL,
     expires_at DOUBLE PRECISION NOT NULL
 );
 CREATE INDEX pins_of_org ON pins (org_id, pin_no);
