@@ -12,7 +12,7 @@ from ..events.pages import Runs
 from ..events.session import HashesCompared, PagesRead, PullOpened, RangesCompared
 from ..fsm.effects import CompareHashes, CompareRanges, OpenPull, ReadMore, ReadPages
 from .driver import Handler
-from .sync_services import Opened, PageAllowance, SyncServices, open_database, pin_database
+from .sync_services import Opened, SyncServices, open_database, pin_database
 from .tokens import VerifiedClaims
 
 if TYPE_CHECKING:
@@ -28,8 +28,8 @@ class PullServerEnd:
         self._selection: PullSelection | None = None
         self._batches: AsyncIterator[PageBatch] | None = None
         self._org_id = ""
-        self._speaks_v1 = False
         self._pin: Pin | None = None
+        self._speaks_v1 = False
 
     @property
     def handlers(self) -> Mapping[type, Handler]:
@@ -47,7 +47,6 @@ class PullServerEnd:
         opened = await open_database(self._services, self._claims)
         self._org_id = opened.history.org_id
         version = self._choose(opened, hello.at)
-        info = opened.info(version, hello.page_size)
         if hello.root is None or hello.root != opened.info(version, hello.page_size).root:
             # Pages will be read: what is seen from here on must stay.
             self._pin, opened = await pin_database(
@@ -57,6 +56,7 @@ class PullServerEnd:
                 version.version if version else None,
             )
             version = self._choose(opened, hello.at)
+        info = opened.info(version, hello.page_size)
         base = opened.known_base(hello)
         if hello.root is not None and hello.root == info.root:
             return PullOpened(info, base_known=base is not None, pages_changed=0)
@@ -89,12 +89,12 @@ class PullServerEnd:
             raise PermissionDenied(f"this token reads versions up to {newest}")
         return version
 
-    @property
     async def close(self) -> None:
         """End the pin. Not part of the protocol: a session that is cut off leaves it to expire."""
         if self._pin is not None:
             await self._pin.release()
 
+    @property
     def _selected(self) -> PullSelection:
         assert self._selection is not None
         return self._selection
@@ -120,8 +120,8 @@ class PullServerEnd:
 
     async def read_more(self, effect: ReadMore) -> PagesRead:
         assert self._batches is not None
+        if self._pin is not None:
+            await self._pin.keep()
         async for batch in self._batches:
             return PagesRead(batch.runs, batch.codec, bytes(batch.data))
         return PagesRead()
-        if self._pin is not None:
-            await self._pin.keep()

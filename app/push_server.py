@@ -9,8 +9,8 @@ whole, so nothing of the other version is mixed in.
 from collections.abc import Mapping
 
 from ..adapters.page_storage import PushStage, Sealed, StagedSegment
-from ..events.domain import SegmentStaged, VersionCommitted, segment_stream
 from ..adapters.pins import Pin, guarding
+from ..events.domain import SegmentStaged, VersionCommitted, segment_stream
 from ..events.errors import Conflict
 from ..events.limits import CONFLICT_RUNS_MAX, SEGMENTS_RESUMED_MAX
 from ..events.messages import Hello
@@ -33,7 +33,7 @@ from ..fsm.effects import (
 )
 from .driver import Handler
 from .history import History
-from .sync_services import Opened, PageAllowance, SyncServices, open_database, pin_database
+from .sync_services import Opened, SyncServices, open_database, pin_database
 from .tokens import VerifiedClaims
 
 
@@ -45,9 +45,9 @@ class PushServerEnd:
         self._claims = claims
         self._opened: Opened | None = None
         self._stage: PushStage | None = None
+        self._pin: Pin | None = None
         self._page_size = 0
         self._base = 0
-        self._pin: Pin | None = None
         self._force = False
         self._highest_announced = 0
         self.committed_version: int | None = None
@@ -65,17 +65,16 @@ class PushServerEnd:
 
     async def open(self, effect: OpenPush) -> PushOpened:
         hello = effect.hello
-        opened = self._opened = await open_database(self._services, self._claims)
+        opened = await open_database(self._services, self._claims)
         head = opened.history.head
-        self._page_size = hello.page_size
-        self._force = hello.force
         if hello.root is None or hello.root != opened.info(head, hello.page_size).root:
             # Pages will be read, or referred to: what is seen from here on must stay.
             seen = opened.known_base(hello), opened.history.head_version
             self._pin, opened = await pin_database(self._services, self._claims, *seen)
             head = opened.history.head
         self._opened = opened
-        self._check_version(opened.history.head_version)
+        self._page_size = hello.page_size
+        self._force = hello.force
         base = opened.known_base(hello)
         info = opened.info(head, hello.page_size)
         if hello.root is not None and hello.root == info.root:
@@ -159,6 +158,7 @@ class PushServerEnd:
         return self._stage
 
     async def compare_hashes(self, effect: CompareHashes) -> HashesCompared:
+        await self._pinned.keep()
         for first, digests in effect.windows:
             self._highest_announced = max(self._highest_announced, first + len(digests) // 32 - 1)
         return HashesCompared(self._staging.announce(effect.windows))
@@ -168,8 +168,8 @@ class PushServerEnd:
             self._highest_announced = max(self._highest_announced, last)
         return RangesCompared(self._staging.compare_ranges(effect.ranges))
 
-        await self._pinned.keep()
     async def stage(self, effect: StagePages) -> PagesStaged:
+        await self._pinned.keep()
         pages, stored = await self._staging.add(effect.runs, effect.codec, effect.data)
         return PagesStaged(pages, stored)
 
@@ -179,8 +179,6 @@ class PushServerEnd:
         page_count = complete.page_count
         if page_count is None:
             page_count = self._highest_announced
-        await self._pinned.keep()
-        self._allowance.take(sum(last - first + 1 for first, last in effect.runs), self._page_size)
         history = self._opened.history
         sealed = await self._staging.seal(
             page_count,

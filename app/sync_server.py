@@ -90,9 +90,9 @@ class SyncServer:
             try:
                 await driver.run()
             finally:
-                del self._running[transport]
                 with contextlib.suppress(EdgeReplicaError):  # else the pin expires by itself
                     await hands.close()
+                del self._running[transport]
                 ended.set_result(None)
                 log.info(
                     "sync ended",

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 from ..adapters.event_log import EventLog
 from ..adapters.page_storage import PageMap, PageStorage, VersionRef
-from ..adapters.ports import Clock, Repo
 from ..adapters.pins import Pin, Pins
+from ..adapters.ports import Clock, Repo
 from ..events.domain import VersionCommitted
 from ..events.errors import Conflict, NotFound
 from ..events.messages import Hello
