@@ -8,6 +8,8 @@ from collections.abc import AsyncIterable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, Protocol
 
+from ..events.oauth import ProviderIdentity
+
 Buffer = bytes | bytearray | memoryview
 Row = Mapping[str, Any]
 
@@ -90,7 +92,7 @@ class ObjectStore(Protocol):
         """
         ...
 
-    async def get(self, key: str) -> bytes:
+    async def get(self, key: str) -> memoryview:
         """The whole object; `events.errors.NotFound` if there is none."""
         ...
 
@@ -139,6 +141,39 @@ class Notifier(Protocol):
 
     async def start(self) -> None:
         """Begin to hear others; returns when nothing published from now on is missed."""
+        ...
+
+    async def close(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class CodeProof:
+    """A provider's code, and what shows that it was asked for here: all of it secret."""
+
+    code: str
+    redirect_uri: str
+    code_verifier: str
+    nonce: str
+
+
+class IdentityProvider(Protocol):
+    """Who a person is, by the word of somebody that he has an account with (OAuth 2, PKCE S256)."""
+
+    @property
+    def name(self) -> str: ...
+
+    def authorize_url(
+        self, *, public_state: str, redirect_uri: str, code_challenge: str, nonce: str
+    ) -> str:
+        """Where the provider asks its user for consent."""
+        ...
+
+    async def identity(self, proof: CodeProof, now: float) -> ProviderIdentity:
+        """Whom the code stands for.
+
+        `events.errors.Unauthenticated` if the provider refuses the code or its word does not hold,
+        `IdentityProviderFailed` if it does not answer or makes no sense.
+        """
         ...
 
     async def close(self) -> None: ...

@@ -135,7 +135,8 @@ def _(event: TokenRevoked, recorded_at: float) -> list[Statement]:
     return [
         Statement(
             "INSERT INTO revoked_tokens (nonce, user_id, descendants, revoked_at) "
-            "VALUES (?, ?, ?, ?)",
+            "VALUES (?, ?, ?, ?) ON CONFLICT (nonce) DO UPDATE SET descendants = "
+            "CASE WHEN excluded.descendants = 1 THEN 1 ELSE revoked_tokens.descendants END",
             (event.nonce, event.user_id, int(event.descendants), recorded_at),
         )
     ]

@@ -4,6 +4,10 @@ Rules about who may do what live here and only here. `rpc` turns these calls int
 caller without a session cannot call what needs one: those methods take the `VerifiedClaims` that
 `session` gives.
 
+What a role or a restriction allows is said in `authorization`, how sessions are opened in
+`sessions`, how a login with a provider goes in `oauth`; accounts and organizations are looked after
+in `accounts`.
+
 A session may have been narrowed by its holder (caveats, see `tokens`); what it cannot do, a sync
 token issued with it cannot do either.
 """
@@ -11,7 +15,7 @@ token issued with it cannot do either.
 import re
 import unicodedata
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 
 from ..adapters.event_log import EventLog
 from ..adapters.ports import Clock, Ids, Repo, Statement
@@ -23,26 +27,23 @@ from ..events.errors import (
     NotFound,
     PermissionDenied,
     Unauthenticated,
-    Unimplemented,
 )
 from ..events.limits import (
     DATABASE_NAME_CHARS_MAX,
-    EMAIL_CHARS_MAX,
     NONCE_BYTES,
     PASSWORD_CHARS_MAX,
     PASSWORD_CHARS_MIN,
 )
+from .authorization import authorize
+from .email import check_email
 from .history import DatabaseHistory
+from .oauth import OAuthLogins
 from .passwords import Passwords
+from .revocations import Revocations
+from .sessions import Authenticated, Sessions
 from .tokens import Direction, Identity, Keyring, VerifiedClaims
 
-PROVIDERS = ("github", "google")
 _DATABASE_NAME = re.compile(rf"[A-Za-z0-9_-]{{1,{DATABASE_NAME_CHARS_MAX}}}")
-# HTML's "valid e-mail address", with letters of any language: what nobody could deliver to is
-# refused, and nothing else is guessed.
-_EMAIL = re.compile(
-    r"[\w.!#$%&'*+/=?^`{|}~-]{1,64}@[^\W_](?:[\w-]{0,61}[^\W_])?(?:\.[^\W_](?:[\w-]{0,61}[^\W_])?)*"
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,15 +53,6 @@ class Lifetimes:
     session_seconds: int = 86_400
     sync_token_seconds: int = 3_600
     sync_token_seconds_max: int = 86_400
-
-
-@dataclass(frozen=True, slots=True)
-class Authenticated:
-    """A session just opened. `session_token` is a secret."""
-
-    session_token: str = field(repr=False)
-    exp_unix: int
-    identity: Identity
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +80,9 @@ class AdminService:
         ids: Ids,
         lifetimes: Lifetimes,
         database_deleted: Callable[[str], None] = lambda _: None,
+        revocations: Revocations | None = None,
+        sessions: Sessions | None = None,
+        oauth: OAuthLogins | None = None,
     ) -> None:
         self._repo = repo
         self._log = log
@@ -98,6 +93,23 @@ class AdminService:
         self._ids = ids
         self._lifetimes = lifetimes
         self._database_deleted = database_deleted
+        self._sessions = sessions or Sessions(
+            repo=repo,
+            keyring=keyring,
+            revocations=revocations or Revocations(repo, log),
+            clock=clock,
+            ids=ids,
+            ttl_seconds=lifetimes.session_seconds,
+        )
+        self._oauth = oauth or OAuthLogins(
+            providers={},
+            redirect_base="",
+            repo=repo,
+            log=log,
+            sessions=self._sessions,
+            clock=clock,
+            ids=ids,
+        )
 
     async def signup(self, email: str, password: str) -> Authenticated:
         """Make a user, its personal organization and its admin membership, in one transaction."""
@@ -120,7 +132,7 @@ class AdminService:
             )
         except AlreadyExists:
             raise AlreadyExists("this e-mail address is already registered") from None
-        return self._open_session(Identity(user_id, org_id, email, "admin"))
+        return await self._sessions.open(Identity(user_id, org_id, email, "admin"), "password")
 
     async def login(self, email: str, password: str) -> Authenticated:
         """Open a session. An unknown address and a wrong password answer, and cost, the same."""
@@ -140,32 +152,14 @@ class AdminService:
                 user["user_id"],
                 stored,
             )
-        member = await self._repo.first(
-            "SELECT org_id, role FROM memberships WHERE user_id = ? ORDER BY added_at, org_id",
-            user["user_id"],
-        )
-        if member is None:
-            raise PermissionDenied("this account is not a member of any organization")
-        return self._open_session(
-            Identity(user["user_id"], member["org_id"], user["email"], member["role"])
-        )
+        return await self._sessions.open_first(user["user_id"], "password")
 
     async def session(self, untrusted_token: str) -> VerifiedClaims:
         """The session that a token opens, with the role its user has today."""
-        claims = self._keyring.verify_session(untrusted_token, self._clock.now())
-        member = await self._repo.first(
-            "SELECT role FROM memberships WHERE org_id = ? AND user_id = ?",
-            claims.org_id,
-            claims.user_id,
-        )
-        if member is None:
-            raise Unauthenticated("the session's user is no longer a member of its organization")
-        return replace(claims, role=member["role"])
+        return await self._sessions.verify(untrusted_token)
 
     async def create_database(self, session: VerifiedClaims, name: str) -> DatabaseInfo:
-        _require_admin(session)
-        if session.database_id is not None:
-            raise PermissionDenied("this session is restricted to one database")
+        authorize(session, "CreateDatabase")
         if not _DATABASE_NAME.fullmatch(name):
             raise InvalidArgument(
                 f"a database name has 1 to {DATABASE_NAME_CHARS_MAX} characters of A-Z a-z 0-9 _ -"
@@ -197,8 +191,7 @@ class AdminService:
 
     async def delete_database(self, session: VerifiedClaims, database_id: str) -> None:
         """Delete a database and end its sessions; its objects are left to garbage collection."""
-        _require_admin(session)
-        _require_database(session, database_id)
+        authorize(session, "DeleteDatabase", database_id)
         history = await self._histories.open(database_id, session.org_id)
         await self._histories.delete(history, session.user_id)
         self._database_deleted(database_id)
@@ -216,7 +209,7 @@ class AdminService:
         """
         if direction is None:
             raise InvalidArgument("the direction is missing: push or pull")
-        _require_database(session, database_id)
+        authorize(session, "IssueSyncToken", database_id)
         if session.direction not in {None, direction}:
             raise PermissionDenied(f"this session is restricted to {session.direction}")
         found = await self._repo.first(
@@ -243,34 +236,17 @@ class AdminService:
             nonce=self._ids.token_bytes(NONCE_BYTES),
             max_bytes=session.max_bytes,
             max_version=session.max_version,
+            epoch=session.epoch,
+            parent_nonce=session.nonce,
         )
 
     async def start_oauth(self, provider: str) -> tuple[str, str]:
-        """Where to log in with `provider`, and the state to come back with."""
-        _check_provider(provider)
-        raise Unimplemented(f"logging in with {provider} is not configured on this server")
+        """Where to log in with `provider`, and the state to come back with: a secret."""
+        return await self._oauth.begin(provider)
 
     async def complete_oauth(self, state: str, code: str) -> Authenticated:
-        if not state or not code:
-            raise InvalidArgument("the state or the code is missing")
-        raise Unimplemented("logging in with a provider is not configured on this server")
-
-    def _open_session(self, identity: Identity) -> Authenticated:
-        token, exp = self._keyring.mint_session(
-            identity,
-            now=self._clock.now(),
-            ttl_seconds=self._lifetimes.session_seconds,
-            nonce=self._ids.token_bytes(NONCE_BYTES),
-        )
-        return Authenticated(token, exp, identity)
-
-
-def check_email(email: str) -> str:
-    """`email` in its one spelling (NFC); `InvalidArgument` if it cannot be an address."""
-    normal = unicodedata.normalize("NFC", email)
-    if len(normal) > EMAIL_CHARS_MAX or not _EMAIL.fullmatch(normal):
-        raise InvalidArgument("this is not an e-mail address")
-    return normal
+        """Open a session for whom the provider names."""
+        return await self._oauth.complete_login(state, code)
 
 
 def check_password(password: str) -> None:
@@ -283,20 +259,3 @@ def check_password(password: str) -> None:
 def _storable(text: str) -> str:
     """`text` as a database and a hash can take it: what is not Unicode matches nothing."""
     return unicodedata.normalize("NFC", text).encode(errors="replace").decode()
-
-
-def _check_provider(provider: str) -> None:
-    if provider not in PROVIDERS:
-        raise InvalidArgument(f"the provider is one of: {', '.join(PROVIDERS)}")
-
-
-def _require_admin(session: VerifiedClaims) -> None:
-    if session.role != "admin":
-        raise PermissionDenied("only an admin of the organization may do this")
-    if session.direction is not None:
-        raise PermissionDenied(f"this session is restricted to {session.direction}")
-
-
-def _require_database(session: VerifiedClaims, database_id: str) -> None:
-    if session.database_id not in {None, database_id}:
-        raise PermissionDenied("this session is restricted to another database")

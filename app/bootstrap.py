@@ -20,13 +20,20 @@ from ..adapters.ids import SystemIds
 from ..adapters.page_storage import PageStorage
 from ..adapters.ports import Change, Clock, Ids, Notifier, ObjectStore, Repo
 from ..events.errors import StorageError
+from .account_rpc import account_rpc_app
+from .accounts import AccountService
 from .admin import AdminService, Lifetimes
 from .edge import ASGIApp, Receive, Scope, Send
 from .follower import Follower
 from .history import DatabaseHistory
 from .http import make_app
+from .oauth import OAuthLogins
+from .oauth_providers import identity_providers
 from .passwords import Passwords
 from .places import Place
+from .revocations import Revocations
+from .rpc import rpc_app
+from .sessions import Sessions
 from .settings import Settings, session_keys
 from .sync_server import SyncServer
 from .sync_services import SyncServices
@@ -55,6 +62,7 @@ class Core:
     histories: DatabaseHistory
     store: ObjectStore
     keyring: Keyring
+    revocations: Revocations
     notifier: Notifier
     clock: Clock
     ids: Ids
@@ -76,7 +84,9 @@ MakeSync = Callable[[Core], SyncEnd]
 def sync_of(core: Core) -> SyncEnd:
     """The sync side on the core's page storage."""
     storage = PageStorage(core.store, core.ids)
-    services = SyncServices(core.repo, core.log, core.histories, storage, core.clock)
+    services = SyncServices(
+        core.repo, core.log, core.histories, storage, core.clock, core.revocations.check
+    )
     return SyncServer(services, core.keyring)
 
 
@@ -113,12 +123,45 @@ async def build(
             ending.push_async_callback(notifier.close)
             log = EventLog(repo, clock)
             histories = DatabaseHistory(log, committed=_telling(notifier, "head"))
-            core = Core(settings, repo, log, histories, store, keyring, notifier, clock, ids)
+            revocations = Revocations(repo, log)
+            core = Core(
+                settings, repo, log, histories, store, keyring, revocations, notifier, clock, ids
+            )
             sync = make_sync(core)
             follower = Follower(repo, sync, histories.forget)
             ending.push_async_callback(follower.close)
             notifier.subscribe(follower.heard)
             await notifier.start()
+            sessions = Sessions(
+                repo=repo,
+                keyring=keyring,
+                revocations=revocations,
+                clock=clock,
+                ids=ids,
+                ttl_seconds=settings.session_ttl_seconds,
+            )
+            oauth = OAuthLogins(
+                providers=identity_providers(settings),
+                redirect_base=settings.oauth_redirect_base,
+                repo=repo,
+                log=log,
+                sessions=sessions,
+                clock=clock,
+                ids=ids,
+                ttl_seconds=settings.oauth_state_ttl_seconds,
+            )
+            ending.push_async_callback(oauth.close)
+            accounts = AccountService(
+                repo=repo,
+                log=log,
+                keyring=keyring,
+                passwords=passwords,
+                sessions=sessions,
+                revocations=revocations,
+                oauth=oauth,
+                clock=clock,
+                ids=ids,
+            )
             admin = AdminService(
                 repo=repo,
                 log=log,
@@ -133,9 +176,18 @@ async def build(
                     sync_token_seconds_max=settings.max_sync_token_ttl_seconds,
                 ),
                 database_deleted=_telling(notifier, "deleted"),
+                sessions=sessions,
+                oauth=oauth,
             )
             checks = {"repo": lambda: repo.batch([]), "page_storage": store.check}
-            app = make_app(admin=admin, sync_app=sync, checks=checks, clock=clock, ids=ids)
+            app = make_app(
+                services=[rpc_app(admin), account_rpc_app(accounts, sessions)],
+                oauth=oauth,
+                sync_app=sync,
+                checks=checks,
+                clock=clock,
+                ids=ids,
+            )
             _warn(settings)
             yield Server(core, admin, sync, app)
 

@@ -10,7 +10,7 @@ a few dozen.
 """
 
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -213,8 +213,10 @@ class DatabaseHistory:
         log: EventLog,
         histories_max: int = HISTORIES_CACHED_MAX,
         versions_max: int = VERSIONS_CACHED_MAX,
+        committed: Callable[[str], None] = lambda _: None,
     ) -> None:
         self._log = log
+        self._committed = committed
         self._cache: OrderedDict[str, History] = OrderedDict()
         self._versions_cached = 0
         self._histories_max = histories_max
@@ -255,8 +257,15 @@ class DatabaseHistory:
                 continue
             committed = fold(history, [Stored(history.seq + 1, *domain.encode(version))])
             self._keep(committed)
+            self._committed(history.database_id)
             return committed
         raise _restless(history)
+
+    def forget(self, database_id: str) -> None:
+        """Drop what is cached of a database; costs the next reader time, nothing else."""
+        dropped = self._cache.pop(database_id, None)
+        if dropped is not None:
+            self._versions_cached -= len(dropped.stored)
 
     async def delete(self, history: History, deleted_by: str) -> None:
         """Append `DatabaseDeleted`, whatever is committed meanwhile; `NotFound` if it was gone."""

@@ -1,6 +1,8 @@
 """The web application: the sync socket beside Litestar, which has the Connect service mounted.
 
     /edgereplica.admin.v1.AdminService/*   app.rpc
+    /edgereplica.admin.v1.AccountService/* app.account_rpc
+    /oauth/{provider}/callback             app.oauth_pages
     /sync                                  whatever `sync_app` is (app.sync_server)
     /healthz                               200 "ok" while the process runs
     /readyz                                200 while repository and page storage work, else 503
@@ -9,13 +11,15 @@ What holds for every request is left to `app.edge`.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import structlog
+from connectrpc.server import ConnectASGIApplication
 from litestar import Litestar, MediaType, Response, asgi, get
 from litestar.exceptions import HTTPException
+from litestar.handlers import ASGIRouteHandler
 from litestar.types import Receive as LitestarReceive
 from litestar.types import Scope as LitestarScope
 from litestar.types import Send as LitestarSend
@@ -23,11 +27,12 @@ from litestar.types import Send as LitestarSend
 from ..adapters.ports import Clock, Ids
 from ..events.errors import EdgeReplicaError
 from ..events.limits import READY_CACHE_SECONDS, READY_SECONDS_MAX
-from .admin import AdminService
 from .edge import ASGIApp, Edge, Receive, Scope, Send
-from .rpc import rpc_app
+from .oauth import OAuthLogins
+from .oauth_pages import callback_handler
 
 Check = Callable[[], Awaitable[None]]
+Service = ConnectASGIApplication[Any]
 _NO_STORE = {"cache-control": "no-store", "x-content-type-options": "nosniff"}
 
 
@@ -68,11 +73,16 @@ async def _reason(check: Check) -> str:
 
 
 def make_app(
-    *, admin: AdminService, sync_app: ASGIApp, checks: Mapping[str, Check], clock: Clock, ids: Ids
+    *,
+    services: Sequence[Service],
+    oauth: OAuthLogins,
+    sync_app: ASGIApp,
+    checks: Mapping[str, Check],
+    clock: Clock,
+    ids: Ids,
 ) -> ASGIApp:
     """The whole application. `checks` are what `/readyz` asks."""
     readiness = Readiness(checks, clock)
-    rpc = rpc_app(admin)
 
     @get("/healthz", media_type=MediaType.TEXT, sync_to_thread=False)
     def healthz() -> Response[str]:
@@ -87,15 +97,8 @@ def make_app(
             headers=_NO_STORE,
         )
 
-    @asgi(rpc.path, is_mount=True, copy_scope=True)
-    async def service(scope: LitestarScope, receive: LitestarReceive, send: LitestarSend) -> None:
-        # Litestar takes the mount's prefix off the path; the generated application wants it whole.
-        scope["path"] = scope["raw_path"].decode("ascii", "replace")
-        untyped: Any = (scope, receive, send)
-        await rpc(*untyped)
-
     litestar: Any = Litestar(
-        [healthz, readyz, service],
+        [healthz, readyz, callback_handler(oauth), *map(_mounted, services)],
         openapi_config=None,
         logging_config=None,
         debug=False,
@@ -108,6 +111,17 @@ def make_app(
         await (sync_app if to_sync else litestar)(scope, receive, send)
 
     return Edge(dispatch, ids)
+
+
+def _mounted(service: Service) -> ASGIRouteHandler:
+    @asgi(service.path, is_mount=True, copy_scope=True)
+    async def answer(scope: LitestarScope, receive: LitestarReceive, send: LitestarSend) -> None:
+        # Litestar takes the mount's prefix off the path; the generated application wants it whole.
+        scope["path"] = scope["raw_path"].decode("ascii", "replace")
+        untyped: Any = (scope, receive, send)
+        await service(*untyped)
+
+    return answer
 
 
 def _failure(_: Any, error: Exception) -> Response[dict[str, str]]:

@@ -12,7 +12,7 @@ from ..events.pages import Runs
 from ..events.session import HashesCompared, PagesRead, PullOpened, RangesCompared
 from ..fsm.effects import CompareHashes, CompareRanges, OpenPull, ReadMore, ReadPages
 from .driver import Handler
-from .sync_services import Opened, SyncServices, open_database, pin_database
+from .sync_services import Opened, PageAllowance, SyncServices, open_database, pin_database
 from .tokens import VerifiedClaims
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ class PullServerEnd:
     def __init__(self, services: SyncServices, claims: VerifiedClaims) -> None:
         self._services = services
         self._claims = claims
+        self._allowance = PageAllowance(claims)
         self._selection: PullSelection | None = None
         self._batches: AsyncIterator[PageBatch] | None = None
         self._org_id = ""
@@ -107,6 +108,8 @@ class PullServerEnd:
 
     async def read(self, effect: ReadPages) -> PagesRead:
         runs: Runs = self._selected.runs() if effect.runs is None else effect.runs
+        pages = sum(last - first + 1 for first, last in runs)
+        self._allowance.take(pages, self._selected.page_map.page_size)
         if effect.runs is not None:
             self._selected.mark_sent(effect.runs)
         reader = self._services.storage.reader(self._selected.page_map, self._org_id)

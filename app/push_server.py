@@ -1,7 +1,8 @@
 """The server's hands in a push: compare, verify and stage pages, commit a version.
 
 What is staged is invisible until `CommitPush` has appended a `VersionCommitted` whose parent is
-still the head. The root is computed over this side's own records and must be the one the client
+still the head; right before that the token is asked for again, for it may have been revoked while
+the pages came. The root is computed over this side's own records and must be the one the client
 named. A forced push that finds the head moved takes the new head as its parent: its content is
 whole, so nothing of the other version is mixed in.
 """
@@ -11,7 +12,7 @@ from collections.abc import Mapping
 from ..adapters.page_storage import PushStage, Sealed, StagedSegment
 from ..adapters.pins import Pin, guarding
 from ..events.domain import SegmentStaged, VersionCommitted, segment_stream
-from ..events.errors import Conflict
+from ..events.errors import Conflict, PermissionDenied
 from ..events.limits import CONFLICT_RUNS_MAX, SEGMENTS_RESUMED_MAX
 from ..events.messages import Hello
 from ..events.pages import digest, page_size
@@ -33,7 +34,7 @@ from ..fsm.effects import (
 )
 from .driver import Handler
 from .history import History
-from .sync_services import Opened, SyncServices, open_database, pin_database
+from .sync_services import Opened, PageAllowance, SyncServices, open_database, pin_database
 from .tokens import VerifiedClaims
 
 
@@ -43,6 +44,7 @@ class PushServerEnd:
     def __init__(self, services: SyncServices, claims: VerifiedClaims) -> None:
         self._services = services
         self._claims = claims
+        self._allowance = PageAllowance(claims)
         self._opened: Opened | None = None
         self._stage: PushStage | None = None
         self._pin: Pin | None = None
@@ -73,18 +75,26 @@ class PushServerEnd:
             self._pin, opened = await pin_database(self._services, self._claims, *seen)
             head = opened.history.head
         self._opened = opened
+        self._check_version(opened.history.head_version)
         self._page_size = hello.page_size
         self._force = hello.force
         base = opened.known_base(hello)
         info = opened.info(head, hello.page_size)
         if hello.root is not None and hello.root == info.root:
             return PushOpened(info, base_known=base is not None)
+        self._check_version(opened.history.head_version + 1)
         conflict = None
         if head is not None and not hello.force and base != head.version:
             conflict = await self._conflict(opened, hello, base)
         else:
             await self._open_stage(opened, hello, base)
         return PushOpened(info, base_known=base is not None, conflict=conflict)
+
+    def _check_version(self, version: int) -> None:
+        """A token with `max_version` neither learns of a later version nor makes one."""
+        newest = self._claims.max_version
+        if newest is not None and version > newest:
+            raise PermissionDenied(f"this token is for versions up to {newest}")
 
     async def _conflict(self, opened: Opened, hello: Hello, base: int | None) -> Failed:
         """What stands between the client's base and the head, in pages if the base is known."""
@@ -170,6 +180,7 @@ class PushServerEnd:
 
     async def stage(self, effect: StagePages) -> PagesStaged:
         await self._pinned.keep()
+        self._allowance.take(sum(last - first + 1 for first, last in effect.runs), self._page_size)
         pages, stored = await self._staging.add(effect.runs, effect.codec, effect.data)
         return PagesStaged(pages, stored)
 
@@ -189,6 +200,8 @@ class PushServerEnd:
             head = history.head
             if head is not None and head.root == sealed.root:
                 return self._done(head.version, sealed.root)
+            self._check_version(history.head_version + 1)
+            await self._services.still_good(self._claims)
             try:
                 version = self._version(history, sealed, complete.message)
                 with guarding():

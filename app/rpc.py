@@ -13,13 +13,19 @@ from connectrpc.code import Code
 from connectrpc.errors import ConnectError
 from connectrpc.request import RequestContext
 
-from ..events.errors import EdgeReplicaError, InvalidArgument, Unauthenticated
+from ..events.errors import (
+    EdgeReplicaError,
+    IdentityProviderFailed,
+    InvalidArgument,
+    Unauthenticated,
+)
 from ..events.limits import RPC_MESSAGE_BYTES_MAX
 from ..proto.gen.edgereplica.admin.v1 import admin_pb as pb
 from ..proto.gen.edgereplica.admin.v1.admin_connect import AdminService as AdminServiceProtocol
 from ..proto.gen.edgereplica.admin.v1.admin_connect import AdminServiceASGIApplication
-from .admin import AdminService, Authenticated, DatabaseInfo
+from .admin import AdminService, DatabaseInfo
 from .logs import hold_secret
+from .sessions import Authenticated, called_from
 from .tokens import Direction, Identity, VerifiedClaims
 
 _Request = TypeVar("_Request")
@@ -50,8 +56,10 @@ class ErrorsToConnect:
         ctx: Context,
         /,
     ) -> _Response:
+        address = (ctx.client_address or "").rpartition(":")[0].strip("[]")
         try:
-            return await call_next(request, ctx)
+            with called_from(address, ctx.request_headers.get("user-agent") or ""):
+                return await call_next(request, ctx)
         except ConnectError:
             raise
         except EdgeReplicaError as error:
@@ -68,7 +76,8 @@ class ErrorsToConnect:
 def to_connect(error: EdgeReplicaError) -> ConnectError:
     """What a client is told: the words of the error, except those of the server's own trouble."""
     code = Code(error.rpc_code)
-    if code in {Code.INTERNAL, Code.UNAVAILABLE}:
+    of_ours = not isinstance(error, IdentityProviderFailed)
+    if of_ours and code in {Code.INTERNAL, Code.UNAVAILABLE}:
         return ConnectError(code, "the server cannot do this now")
     return ConnectError(code, error.message)
 
@@ -89,23 +98,24 @@ class AdminRpc(AdminServiceProtocol):
 
     async def signup(self, request: pb.SignupRequest, ctx: Context, /) -> pb.AuthResponse:
         hold_secret(request.password)
-        return _auth(await self._admin.signup(request.email, request.password))
+        return auth_response(await self._admin.signup(request.email, request.password))
 
     async def login(self, request: pb.LoginRequest, ctx: Context, /) -> pb.AuthResponse:
         hold_secret(request.password)
-        return _auth(await self._admin.login(request.email, request.password))
+        return auth_response(await self._admin.login(request.email, request.password))
 
     async def start_o_auth(
         self, request: pb.StartOAuthRequest, ctx: Context, /
     ) -> pb.StartOAuthResponse:
         redirect_url, state = await self._admin.start_oauth(request.provider)
+        hold_secret(state)
         return pb.StartOAuthResponse(redirect_url=redirect_url, state=state)
 
     async def complete_o_auth(
         self, request: pb.CompleteOAuthRequest, ctx: Context, /
     ) -> pb.AuthResponse:
         hold_secret(request.state, request.code)
-        return _auth(await self._admin.complete_oauth(request.state, request.code))
+        return auth_response(await self._admin.complete_oauth(request.state, request.code))
 
     async def create_database(
         self, request: pb.CreateDatabaseRequest, ctx: Context, /
@@ -153,7 +163,7 @@ def _whoami(identity: Identity) -> pb.WhoamiInfo:
     )
 
 
-def _auth(opened: Authenticated) -> pb.AuthResponse:
+def auth_response(opened: Authenticated) -> pb.AuthResponse:
     hold_secret(opened.session_token)
     return pb.AuthResponse(session_token=opened.session_token, whoami=_whoami(opened.identity))
 

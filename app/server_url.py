@@ -3,6 +3,7 @@
 One spelling matters because cached sessions are kept under it.
 """
 
+from ipaddress import ip_address
 from urllib.parse import urlsplit
 
 from ..events.errors import InvalidArgument
@@ -39,6 +40,16 @@ def normalize_server(url: str) -> str:
     host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
     netloc = host if port in (None, _DEFAULT_PORTS[parts.scheme]) else f"{host}:{port}"
     return f"{parts.scheme}://{netloc}{parts.path.rstrip('/')}"
+
+
+def is_loopback(host: str) -> bool:
+    """Whether `host` (as `urlsplit` gives it) cannot be another machine."""
+    if host == "localhost":
+        return True
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def _refused(why: str) -> InvalidArgument:

@@ -44,6 +44,14 @@ class Settings(BaseSettings):
     github_client_secret: SecretStr = SecretStr("")
     google_client_id: str = ""
     google_client_secret: SecretStr = SecretStr("")
+    github_authorize_url: str = "https://github.com/login/oauth/authorize"
+    github_token_url: str = "https://github.com/login/oauth/access_token"  # noqa: S105 - an address
+    github_api_url: str = "https://api.github.com"
+    """GitHub Enterprise: https://HOST/login/oauth/… and https://HOST/api/v3."""
+    google_authorize_url: str = "https://accounts.google.com/o/oauth2/v2/auth"
+    google_token_url: str = "https://oauth2.googleapis.com/token"  # noqa: S105 - an address
+    google_keys_url: str = "https://www.googleapis.com/oauth2/v3/certs"
+    google_issuer: str = "https://accounts.google.com"
     auto_migrate: bool = True
     data_dir: Path = Path("edgereplica-data")
     database_url: SecretStr = SecretStr("")

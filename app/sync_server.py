@@ -56,7 +56,7 @@ class SyncServer:
             return
         await receive()  # websocket.connect
         try:
-            claims = self._admit(dict(scope["headers"]))
+            claims = await self._admit(dict(scope["headers"]))
         except EdgeReplicaError as error:
             status = HTTP_STATUS.get(error.rpc_code, 400)
             await _answer_http(send, "websocket.http", status, error.code, error.message)
@@ -64,7 +64,7 @@ class SyncServer:
         await send({"type": "websocket.accept"})
         await self._run(claims, receive, send)
 
-    def _admit(self, headers: dict[bytes, bytes]) -> VerifiedClaims:
+    async def _admit(self, headers: dict[bytes, bytes]) -> VerifiedClaims:
         if self._stopping:
             raise ServerShuttingDown("the server is shutting down")
         if b"origin" in headers:
@@ -72,7 +72,8 @@ class SyncServer:
         scheme, _, token = headers.get(b"authorization", b"").decode("latin-1").partition(" ")
         if scheme.lower() != "bearer" or not token:
             raise Unauthenticated("a sync session needs `Authorization: Bearer <sync token>`")
-        return self._keyring.verify_sync(token.strip(), self._services.clock.now())
+        claims = self._keyring.verify_sync(token.strip(), self._services.clock.now())
+        return await self._services.still_good(claims)
 
     async def _run(self, claims: VerifiedClaims, receive: AsgiReceive, send: AsgiSend) -> None:
         machine: Machine

@@ -1,5 +1,6 @@
 """What the server's ends share: services, the session's rights, and versions as they tell them."""
 
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from ..adapters.event_log import EventLog
@@ -7,7 +8,7 @@ from ..adapters.page_storage import PageMap, PageStorage, VersionRef
 from ..adapters.pins import Pin, Pins
 from ..adapters.ports import Clock, Repo
 from ..events.domain import VersionCommitted
-from ..events.errors import Conflict, NotFound
+from ..events.errors import Conflict, LimitExceeded, NotFound
 from ..events.messages import Hello
 from ..events.session import VersionInfo
 from .history import DatabaseHistory, History
@@ -15,6 +16,10 @@ from .tokens import VerifiedClaims
 
 EMPTY_ROOT = bytes.fromhex("af1349b9f5f9a1a6a0404dea36dcc9499bcb25c9adc112b7cc9a93cae41f3262")
 """BLAKE3 of nothing: the root of version 0."""
+
+
+StillGood = Callable[[VerifiedClaims], Awaitable[VerifiedClaims]]
+"""Asks whether a verified token was revoked since (`Revocations.check`); raises if it was."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +31,7 @@ class SyncServices:
     histories: DatabaseHistory
     storage: PageStorage
     clock: Clock
+    still_good: StillGood
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,16 +70,20 @@ class Opened:
         )
 
     def known_base(self, hello: Hello) -> int | None:
-        """The client's base if this history has it, with the same root."""
-        if hello.base is None:
+        """The version that the client builds on or holds: the base it names, if this history has it
+        with the same root, else the newest version with the root of what it holds."""
+        if hello.base == 0 and hello.base_root in (None, EMPTY_ROOT):
+            return 0
+        if hello.base:
+            try:
+                if self.history.at(hello.base).root == hello.base_root:
+                    return hello.base
+            except NotFound:
+                pass  # expired, or another database's
+        if hello.root is None:
             return None
-        if hello.base == 0:
-            return 0 if hello.base_root in (None, EMPTY_ROOT) else None
-        try:
-            version = self.history.at(hello.base)
-        except NotFound:
-            return None
-        return hello.base if version.root == hello.base_root else None
+        versions = reversed(self.history.versions)
+        return next((v.version for v in versions if v.root == hello.root), None)
 
     def conflict(self, base: int | None, **more: object) -> Conflict:
         head = self.history.head
@@ -88,6 +98,24 @@ class Opened:
             committed_at=head.committed_at,
             **more,
         )
+
+
+class PageAllowance:
+    """What is left of a token's `max_bytes`, in bytes of page content, whatever their encoding."""
+
+    def __init__(self, claims: VerifiedClaims) -> None:
+        self._bytes_max = claims.max_bytes
+        self._taken = 0
+
+    def take(self, pages: int, page_size: int) -> None:
+        """Count pages that are about to move; `LimitExceeded` if they are too many."""
+        self._taken += pages * page_size
+        if self._bytes_max is not None and self._taken > self._bytes_max:
+            raise LimitExceeded(
+                f"this token moves at most {self._bytes_max} bytes of pages in a session",
+                limit="token_max_bytes",
+                value=self._bytes_max,
+            )
 
 
 def version_ref(version: VersionCommitted, org_id: str) -> VersionRef:

@@ -33,12 +33,13 @@ from ..events.limits import KEY_BYTES, NONCE_BYTES
 from ..proto.gen.edgereplica.auth.v1 import token_pb
 from . import macaroon
 
-Purpose = Literal["session", "sync"]
+Purpose = Literal["session", "sync", "invite"]
 Direction = Literal["push", "pull"]
 
 _PURPOSES: Final[dict[Purpose, token_pb.Purpose]] = {
     "session": token_pb.Purpose.SESSION,
     "sync": token_pb.Purpose.SYNC,
+    "invite": token_pb.Purpose.INVITE,
 }
 _DIRECTIONS: Final[dict[Direction, token_pb.Direction]] = {
     "push": token_pb.Direction.PUSH,
@@ -63,7 +64,9 @@ class VerifiedClaims:
     """What a token allows, after all its caveats. None means: not restricted.
 
     A sync token always has `database_id` and `direction`; a session has them only if it was
-    narrowed. `exp` and `issued_at` are Unix seconds; `nonce` is what revocation names.
+    narrowed. `exp` and `issued_at` are Unix seconds; `nonce` and `epoch` are what revocation names
+    (`app.revocations`), `parent_nonce` the session that issued a sync token. An invitation's
+    `user_id` is who invites, its `email` and `role` are what the invited user becomes.
     """
 
     purpose: Purpose
@@ -81,6 +84,8 @@ class VerifiedClaims:
     max_version: int | None = None
     narrowed: bool = False
     """Whether a holder appended anything to what was minted."""
+    epoch: int = 0
+    parent_nonce: bytes = b""
 
 
 class TokenVerifier(Protocol):
@@ -113,10 +118,20 @@ class Keyring:
         ]
 
     def mint_session(
-        self, identity: Identity, *, now: float, ttl_seconds: int, nonce: bytes
+        self, identity: Identity, *, now: float, ttl_seconds: int, nonce: bytes, epoch: int = 0
     ) -> tuple[str, int]:
         """A session token and when it expires (Unix seconds)."""
-        return self._mint("session", self._claims("session", identity, now, nonce), ttl_seconds)
+        claims = self._claims("session", identity, now, nonce, epoch)
+        return self._mint("session", claims, ttl_seconds)
+
+    def mint_invite(
+        self, invited: Identity, *, now: float, ttl_seconds: int, nonce: bytes, epoch: int = 0
+    ) -> tuple[str, int]:
+        """An invitation and when it expires (Unix seconds).
+
+        `invited` has the inviting user's id, the organization, and the e-mail and role to be.
+        """
+        return self._mint("invite", self._claims("invite", invited, now, nonce, epoch), ttl_seconds)
 
     def mint_sync(
         self,
@@ -129,9 +144,12 @@ class Keyring:
         nonce: bytes,
         max_bytes: int | None = None,
         max_version: int | None = None,
+        epoch: int = 0,
+        parent_nonce: bytes = b"",
     ) -> tuple[str, int]:
         """A token for one direction of one database and when it expires (Unix seconds)."""
-        claims = self._claims("sync", identity, now, nonce)
+        claims = self._claims("sync", identity, now, nonce, epoch)
+        claims.parent_nonce = parent_nonce
         claims.database_id = database_id
         claims.direction = _DIRECTIONS[direction]
         bounds = {"max_bytes": max_bytes, "max_version": max_version}
@@ -144,6 +162,9 @@ class Keyring:
     def verify_sync(self, untrusted_token: str, now: float) -> VerifiedClaims:
         return self._verify(untrusted_token, now, ("sync",))
 
+    def verify_invite(self, untrusted_token: str, now: float) -> VerifiedClaims:
+        return self._verify(untrusted_token, now, ("invite",))
+
     def verify(self, untrusted_token: str, now: float) -> VerifiedClaims:
         """What a token of any purpose allows at `now`.
 
@@ -153,7 +174,7 @@ class Keyring:
         return self._verify(untrusted_token, now, tuple(_PURPOSES))
 
     def _claims(
-        self, purpose: Purpose, identity: Identity, now: float, nonce: bytes
+        self, purpose: Purpose, identity: Identity, now: float, nonce: bytes, epoch: int = 0
     ) -> token_pb.TokenClaims:
         if len(nonce) != NONCE_BYTES:
             raise InvalidArgument(f"a nonce has {NONCE_BYTES} bytes")
@@ -166,6 +187,7 @@ class Keyring:
             key_id=self._keys[0].key_id,
             nonce=nonce,
             issued_at_unix=int(now),
+            epoch=epoch,
         )
 
     def _mint(
@@ -219,6 +241,8 @@ def _narrowed(
         max_bytes=limits.max_bytes,
         max_version=limits.max_version,
         narrowed=len(caveats) > 1,
+        epoch=claims.epoch,
+        parent_nonce=claims.parent_nonce,
     )
 
 

@@ -26,11 +26,12 @@
     ├── ConfigError                the client's configuration file is unsafe or unreadable
     ├── RemoteError                the peer refused with a code this side does not know
     ├── NetworkError               connection refused, lost, timed out
+    ├── IdentityProviderFailed     a provider that users log in with failed, or makes no sense
     ├── ServerShuttingDown
-    └── StorageError               the server's own storage failed
     ├── SessionTooSlow             silent for so long that what it saw may be gone
     ├── LeaseTaken                 another runner looks after storage
     │   └── LeaseLost              … and took over while this one did
+    └── StorageError               the server's own storage failed
 
 `code` is the stable string that travels in v2 `error` frames and in `--json` output. `rpc_code` is
 the Connect code, `close_code` the WebSocket close code (RFC 6455 §7.4.1), `exit_code` the command
@@ -200,6 +201,14 @@ class NetworkError(EdgeReplicaError):
     retryable = True
 
 
+class IdentityProviderFailed(EdgeReplicaError):
+    """The words say which provider, and repeat nothing of what it was sent or answered."""
+
+    code = "identity_provider"
+    rpc_code = "unavailable"
+    exit_code = 5
+
+
 class ServerShuttingDown(EdgeReplicaError):
     code = "server_shutting_down"
     rpc_code = "unavailable"
@@ -208,15 +217,6 @@ class ServerShuttingDown(EdgeReplicaError):
     retryable = True
 
 
-class StorageError(EdgeReplicaError):
-    code = "storage"
-    rpc_code = "unavailable"
-    retryable = True
-
-
-def _tree(base: type[EdgeReplicaError]) -> dict[str, type[EdgeReplicaError]]:
-    found = {base.code: base}
-    for child in base.__subclasses__():
 class SessionTooSlow(EdgeReplicaError):
     """A session was silent for longer than its pin lasts; a new one starts where it stopped."""
 
@@ -235,6 +235,15 @@ class LeaseLost(LeaseTaken):
     code = "lease_lost"
 
 
+class StorageError(EdgeReplicaError):
+    code = "storage"
+    rpc_code = "unavailable"
+    retryable = True
+
+
+def _tree(base: type[EdgeReplicaError]) -> dict[str, type[EdgeReplicaError]]:
+    found = {base.code: base}
+    for child in base.__subclasses__():
         found |= _tree(child)
     return found
 

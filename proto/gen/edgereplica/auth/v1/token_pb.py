@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from protobuf import DescFile
 
 
-_TokenClaimsFields: TypeAlias = Literal["purpose", "user_id", "org_id", "email", "role", "database_id", "direction", "key_id", "nonce", "issued_at_unix"]
+_TokenClaimsFields: TypeAlias = Literal["purpose", "user_id", "org_id", "email", "role", "database_id", "direction", "key_id", "nonce", "issued_at_unix", "epoch", "parent_nonce"]
 
 class TokenClaims(Message[_TokenClaimsFields]):
     """
@@ -73,9 +73,21 @@ class TokenClaims(Message[_TokenClaimsFields]):
             ```proto
             int64 issued_at_unix = 22;
             ```
+        epoch:
+            How often all tokens of this user had been revoked when this one was minted.
+
+            ```proto
+            uint32 epoch = 23;
+            ```
+        parent_nonce:
+            Of a sync token only: the nonce of the session that issued it.
+
+            ```proto
+            bytes parent_nonce = 24;
+            ```
     """
 
-    __slots__ = ("purpose", "user_id", "org_id", "email", "role", "database_id", "direction", "key_id", "nonce", "issued_at_unix")
+    __slots__ = ("purpose", "user_id", "org_id", "email", "role", "database_id", "direction", "key_id", "nonce", "issued_at_unix", "epoch", "parent_nonce")
 
     if TYPE_CHECKING:
 
@@ -92,6 +104,8 @@ class TokenClaims(Message[_TokenClaimsFields]):
             key_id: str = "",
             nonce: bytes = b"",
             issued_at_unix: int = 0,
+            epoch: int = 0,
+            parent_nonce: bytes = b"",
         ) -> None:
             pass
 
@@ -105,6 +119,8 @@ class TokenClaims(Message[_TokenClaimsFields]):
         key_id: str
         nonce: bytes
         issued_at_unix: int
+        epoch: int
+        parent_nonce: bytes
 
 class Purpose(Enum):
     """
@@ -125,11 +141,18 @@ class Purpose(Enum):
             ```proto
             PURPOSE_SYNC = 2
             ```
+        INVITE:
+            Lets the user of this e-mail address join this organization, once, in this role.
+
+            ```proto
+            PURPOSE_INVITE = 3
+            ```
     """
 
     UNSPECIFIED = 0
     SESSION = 1
     SYNC = 2
+    INVITE = 3
 
 class Direction(Enum):
     """
@@ -158,7 +181,7 @@ class Direction(Enum):
 
 
 _DESC = file_desc(
-    b'\n\x1fedgereplica/auth/v1/token.proto\x12\x13edgereplica.auth.v1"\xd1\x02\n\x0bTokenClaims\x126\n\x07purpose\x18\x01 \x01(\x0e2\x1c.edgereplica.auth.v1.PurposeR\x07purpose\x12\x17\n\x07user_id\x18\n \x01(\tR\x06userId\x12\x15\n\x06org_id\x18\x0b \x01(\tR\x05orgId\x12\x14\n\x05email\x18\x0c \x01(\tR\x05email\x12\x12\n\x04role\x18\r \x01(\tR\x04role\x12\x1f\n\x0bdatabase_id\x18\x0e \x01(\tR\ndatabaseId\x12<\n\tdirection\x18\x0f \x01(\x0e2\x1e.edgereplica.auth.v1.DirectionR\tdirection\x12\x15\n\x06key_id\x18\x14 \x01(\tR\x05keyId\x12\x14\n\x05nonce\x18\x15 \x01(\x0cR\x05nonce\x12$\n\x0eissued_at_unix\x18\x16 \x01(\x03R\x0cissuedAtUnix*I\n\x07Purpose\x12\x17\n\x13PURPOSE_UNSPECIFIED\x10\x00\x12\x13\n\x0fPURPOSE_SESSION\x10\x01\x12\x10\n\x0cPURPOSE_SYNC\x10\x02*N\n\tDirection\x12\x19\n\x15DIRECTION_UNSPECIFIED\x10\x00\x12\x12\n\x0eDIRECTION_PUSH\x10\x01\x12\x12\n\x0eDIRECTION_PULL\x10\x02b\x06proto3',
+    b'\n\x1fedgereplica/auth/v1/token.proto\x12\x13edgereplica.auth.v1"\x8a\x03\n\x0bTokenClaims\x126\n\x07purpose\x18\x01 \x01(\x0e2\x1c.edgereplica.auth.v1.PurposeR\x07purpose\x12\x17\n\x07user_id\x18\n \x01(\tR\x06userId\x12\x15\n\x06org_id\x18\x0b \x01(\tR\x05orgId\x12\x14\n\x05email\x18\x0c \x01(\tR\x05email\x12\x12\n\x04role\x18\r \x01(\tR\x04role\x12\x1f\n\x0bdatabase_id\x18\x0e \x01(\tR\ndatabaseId\x12<\n\tdirection\x18\x0f \x01(\x0e2\x1e.edgereplica.auth.v1.DirectionR\tdirection\x12\x15\n\x06key_id\x18\x14 \x01(\tR\x05keyId\x12\x14\n\x05nonce\x18\x15 \x01(\x0cR\x05nonce\x12$\n\x0eissued_at_unix\x18\x16 \x01(\x03R\x0cissuedAtUnix\x12\x14\n\x05epoch\x18\x17 \x01(\rR\x05epoch\x12!\n\x0cparent_nonce\x18\x18 \x01(\x0cR\x0bparentNonce*]\n\x07Purpose\x12\x17\n\x13PURPOSE_UNSPECIFIED\x10\x00\x12\x13\n\x0fPURPOSE_SESSION\x10\x01\x12\x10\n\x0cPURPOSE_SYNC\x10\x02\x12\x12\n\x0ePURPOSE_INVITE\x10\x03*N\n\tDirection\x12\x19\n\x15DIRECTION_UNSPECIFIED\x10\x00\x12\x12\n\x0eDIRECTION_PUSH\x10\x01\x12\x12\n\x0eDIRECTION_PULL\x10\x02b\x06proto3',
     [],
     {
         "TokenClaims": TokenClaims,

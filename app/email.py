@@ -1,0 +1,21 @@
+"""What an e-mail address is to this server."""
+
+import re
+import unicodedata
+
+from ..events.errors import InvalidArgument
+from ..events.limits import EMAIL_CHARS_MAX
+
+# HTML's "valid e-mail address", with letters of any language: what nobody could deliver to is
+# refused, and nothing else is guessed.
+_EMAIL = re.compile(
+    r"[\w.!#$%&'*+/=?^`{|}~-]{1,64}@[^\W_](?:[\w-]{0,61}[^\W_])?(?:\.[^\W_](?:[\w-]{0,61}[^\W_])?)*"
+)
+
+
+def check_email(email: str) -> str:
+    """`email` in its one spelling (NFC); `InvalidArgument` if it cannot be an address."""
+    normal = unicodedata.normalize("NFC", email)
+    if len(normal) > EMAIL_CHARS_MAX or not _EMAIL.fullmatch(normal):
+        raise InvalidArgument("this is not an e-mail address")
+    return normal
