@@ -19,7 +19,7 @@ from edgereplica.app.driver import CODECS, Driver
 from edgereplica.app.replay import FileRecorder, ReplayReport, replay
 from edgereplica.events.errors import InvalidArgument, LocalFileError
 from edgereplica.events.recording import ElidedBytes, decode_event, encode
-from edgereplica.events.session import Event, MessageReceived
+from edgereplica.events.session import Event, MessageReceived, PagesLoaded, PagesRead
 from edgereplica.fsm.client_pull import ClientPull
 from edgereplica.fsm.client_push import ClientPush
 from edgereplica.fsm.machine import Machine
@@ -238,3 +238,14 @@ def test_elided_bytes_have_a_length_and_nothing_else() -> None:
     assert bytes.__len__(elided) == 0
     assert encode(elided) == {"length": 70_000, "blake2b": "ab" * 8}
     assert "70000" in repr(elided)
+
+
+def test_page_data_is_left_out_however_short_it_is() -> None:
+    """Compressed, a page of zeros has fewer bytes than a hash; other short bytes stay."""
+    for event in (
+        PagesLoaded(((1, 1),), "zstd", b"secret"),
+        PagesRead(((1, 1),), "zstd", b"secret"),
+    ):
+        assert b"secret".hex() not in json.dumps(encode(event))
+    assert encode(b"x" * 64) == {"hex": "78" * 64}
+    assert "hex" not in encode(b"x" * 65)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from tests import fake_ends as fakes
 from tests.fake_ends import FakeDatabase, FakeFile
 
-from edgereplica.adapters.memory_transport import MemoryTransport, memory_pair
+from edgereplica.adapters.memory_transport import MemoryTransport
 from edgereplica.app.driver import CODECS, Driver
 from edgereplica.events.errors import NetworkError, StorageError
 from edgereplica.events.limits import INBOUND_BYTES_MAX
@@ -38,19 +38,17 @@ class Session:
         return self.client.machine.state_id, self.server.machine.state_id
 
 
-class CutAfter:
+class CuttingTransport(MemoryTransport):
     """Cuts the connection instead of sending the n-th frame."""
 
-    def __init__(self, transport: MemoryTransport, frames: int) -> None:
-        self.left = frames
-        self.transport = transport
-        self.send_really = transport.send
+    frames_left: int | None = None
 
     async def send(self, frame: Any) -> None:
-        if self.left == 0:
-            self.transport.cut()
-        self.left -= 1
-        await self.send_really(frame)
+        if self.frames_left == 0:
+            self.cut()
+        if self.frames_left is not None:
+            self.frames_left -= 1
+        await super().send(frame)
 
 
 async def _run(
@@ -63,9 +61,10 @@ async def _run(
     cut: int | None,
     queue_bytes: int,
 ) -> Session:
-    near, far = memory_pair(queue_bytes)
-    if cut is not None:
-        setattr(near, "send", CutAfter(near, cut).send)  # noqa: B010
+    near, far = CuttingTransport(queue_bytes), MemoryTransport(queue_bytes)
+    near.frames_left = cut
+    near.join(far)
+    far.join(near)
     session = Session(
         Driver(client, end, near, codec=CODECS[wire]),
         Driver(server, server_end, far),
