@@ -43,20 +43,21 @@ class LocalNotifier:
 class RelayNotifier(LocalNotifier):
     """Between the worker processes of one `edgereplica serve`, by way of their supervisor.
 
-    `channel` is this worker's end of a pair of datagram sockets. The supervisor passes every
-    datagram on to the other workers (`app.workers`); one that finds a full buffer is dropped.
+    `channel` is this worker's end of a pair of stream sockets, which carry lines. The supervisor
+    passes every line on to the other workers (`app.workers`); what finds a full buffer is dropped.
     """
 
     def __init__(self, channel: socket.socket) -> None:
         super().__init__()
         channel.setblocking(False)
         self._channel = channel
+        self._unread = b""
 
     def publish(self, change: Change) -> None:
         super().publish(change)
         for payload in encode([change]):
             with contextlib.suppress(OSError):  # the supervisor is busy or gone
-                self._channel.send(payload.encode())
+                self._channel.send(payload.encode() + b"\n")
 
     async def start(self) -> None:
         asyncio.get_running_loop().add_reader(self._channel, self._read)
@@ -66,11 +67,19 @@ class RelayNotifier(LocalNotifier):
         await super().close()
 
     def _read(self) -> None:
-        with contextlib.suppress(OSError):
-            while payload := self._channel.recv(NOTIFICATION_BYTES_MAX):
-                for change in decode(payload.decode("ascii", "replace")):
-                    self.deliver(change)
-            asyncio.get_running_loop().remove_reader(self._channel)  # the supervisor is gone
+        try:
+            data = self._channel.recv(NOTIFICATION_BYTES_MAX)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        if not data:  # the supervisor is gone
+            asyncio.get_running_loop().remove_reader(self._channel)
+            return
+        *lines, self._unread = (self._unread + data).split(b"\n")
+        for line in lines:
+            for change in decode(line.decode("ascii", "replace")):
+                self.deliver(change)
 
 
 def encode(changes: Iterable[Change]) -> Iterator[str]:

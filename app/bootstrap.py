@@ -6,6 +6,7 @@ are what `edgereplica admin` calls.
 
 import asyncio
 import contextlib
+import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -99,10 +100,11 @@ async def build(
     clock: Clock | None = None,
     ids: Ids | None = None,
     notifier: Notifier | None = None,
+    channel: socket.socket | None = None,
 ) -> AsyncIterator[Server]:
     """A server on the place that `settings` name; everything is closed on the way out.
 
-    A worker of several comes with a `notifier` to the others, and its supervisor holds the place.
+    A worker of several comes with a `channel` to its supervisor, which holds the place for it.
 
     Raises `FileBusy` if another server holds the data directory, `InvalidArgument` for malformed or
     missing keys, `StorageError` for a database that cannot be reached, is newer than this program
@@ -112,14 +114,14 @@ async def build(
     ids = ids or SystemIds(clock)
     place = Place.of(settings)
     place.prepare()
-    with place.held() if notifier is None else contextlib.nullcontext():
+    with place.held() if channel is None else contextlib.nullcontext():
         keyring = Keyring(session_keys(settings))
         store = place.store()
         passwords = passwords or Passwords()
         async with place.repo() as repo, contextlib.AsyncExitStack() as ending:
             ending.callback(passwords.close)
             await _bring_up_to_date(repo, settings, clock)
-            notifier = notifier or place.notifier(repo, ids.new_id())
+            notifier = notifier or place.notifier(repo, ids.new_id(), channel)
             ending.push_async_callback(notifier.close)
             log = EventLog(repo, clock)
             histories = DatabaseHistory(log, committed=_telling(notifier, "head"))

@@ -4,7 +4,7 @@
     ├── edgereplica.db      the repository (SQLite, with -wal and -shm)
     ├── objects/            page storage, unless PAGE_STORE_URL says otherwise
     ├── session.key         the root key, unless SESSION_KEY says otherwise (app.settings)
-    └── server.lock         held by the one server that runs on it
+    └── server.lock         held by the one server that runs on it, with all its workers
 
 A directory made here has mode 0700. One that was there keeps its mode; the database, the key and
 the objects are private by their own.
@@ -46,10 +46,11 @@ def objects_path(data_dir: Path) -> Path:
 
 
 @contextmanager
-def held(data_dir: Path) -> Iterator[None]:
+def held(data_dir: Path) -> Iterator[int]:
     """Hold the directory against a second server; `FileBusy` if there is one.
 
-    The lock is the kernel's: it ends with the process, however that ends.
+    The lock is the kernel's: it ends with the last process that has its descriptor, which is what
+    is yielded, however those processes end.
     """
     with _directory_errors(data_dir):
         lock = os.open(data_dir / "server.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -60,6 +61,6 @@ def held(data_dir: Path) -> Iterator[None]:
             if error.errno not in {errno.EWOULDBLOCK, errno.EACCES}:
                 raise StorageError(f"{data_dir} cannot be locked: {error.strerror}") from error
             raise FileBusy(f"another server runs on the data directory {data_dir}") from None
-        yield
+        yield lock
     finally:
         os.close(lock)

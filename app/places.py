@@ -4,13 +4,14 @@ The one module that picks an adapter by the shape of a setting. Modules of Postg
 when a URL asks for them: they are an extra (`edgereplica[postgres]`).
 """
 
+import socket
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from ..adapters.notifier import LocalNotifier
+from ..adapters.notifier import LocalNotifier, RelayNotifier
 from ..adapters.object_store import open_store
 from ..adapters.ports import Notifier, ObjectStore, Repo
 from ..adapters.sqlite_repo import SqliteRepo
@@ -58,13 +59,16 @@ class Place:
             data_dir.prepare(self.directory)
 
     @contextmanager
-    def held(self) -> Iterator[None]:
-        """Hold a data directory against other servers (`FileBusy`); PostgreSQL takes any number."""
+    def held(self) -> Iterator[tuple[int, ...]]:
+        """Hold a data directory against other servers (`FileBusy`); PostgreSQL takes any number.
+
+        Yields the descriptors that worker processes inherit, so that they hold it too.
+        """
         if not self.embedded:
-            yield
+            yield ()
             return
-        with data_dir.held(self.directory):
-            yield
+        with data_dir.held(self.directory) as lock:
+            yield (lock,)
 
     @asynccontextmanager
     async def repo(self) -> AsyncIterator[Repo]:
@@ -86,10 +90,11 @@ class Place:
     def store(self) -> ObjectStore:
         return open_store(self.page_store_url or data_dir.objects_path(self.directory))
 
-    def notifier(self, repo: Repo, server_id: str) -> Notifier:
-        """What tells the other servers on this place, of which an embedded one has none."""
+    def notifier(self, repo: Repo, server_id: str, channel: socket.socket | None) -> Notifier:
+        """What tells the other servers on this place: those of all machines, the other workers
+        behind `channel`, or nobody."""
         if self.embedded:
-            return LocalNotifier()
+            return RelayNotifier(channel) if channel else LocalNotifier()
         from ..adapters.postgres_notifier import PostgresNotifier  # noqa: PLC0415 - an extra
 
         return PostgresNotifier(self.database_url, repo, server_id)

@@ -14,6 +14,7 @@ import socket
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import structlog
@@ -70,6 +71,15 @@ def _bound_malloc_arenas() -> None:
         ctypes.CDLL(None).mallopt(_M_ARENA_MAX, MALLOC_ARENAS_MAX)
 
 
+@dataclass(frozen=True, slots=True)
+class WorkerEnds:
+    """What a worker of `app.workers` has from its supervisor: the channel, and a descriptor that
+    becomes readable when the supervisor is gone."""
+
+    channel: socket.socket
+    lifeline: int
+
+
 def run_server(
     settings: Settings,
     host: str = "127.0.0.1",
@@ -81,24 +91,46 @@ def run_server(
     Logs go to standard output; `listening on http://HOST:PORT` goes to standard error as soon as
     the server answers.
     """
+
+    def announce(sockets: list[socket.socket]) -> None:
+        sys.stderr.write(f"listening on {url_of(host, sockets)}\n")
+        sys.stderr.flush()
+
+    serve_on(settings, lambda: listen(host, port), announce, log_format)
+
+
+def serve_on(
+    settings: Settings,
+    open_sockets: Callable[[], list[socket.socket]],
+    ready: Callable[[list[socket.socket]], None],
+    log_format: LogFormat,
+    worker: WorkerEnds | None = None,
+) -> None:
+    """Serve on sockets opened when everything else stands; `ready` is called when it answers."""
     _bound_malloc_arenas()
     configure_logs(settings.log_level, log_format)
 
     async def main() -> None:
-        async with build(settings) as server:
-            sockets = listen(host, port)
+        async with build(settings, channel=worker.channel if worker else None) as server:
+            sockets = open_sockets()
             running = _uvicorn(server)
             loop = asyncio.get_running_loop()
             for signum in (signal.SIGINT, signal.SIGTERM):
                 loop.add_signal_handler(signum, running.stop)
+            if worker is not None:
+                loop.add_reader(worker.lifeline, _stop_once, loop, worker.lifeline, running)
             serving = asyncio.create_task(running.serve(sockets))
             await _started(running, serving)
-            sys.stderr.write(f"listening on {url_of(host, sockets)}\n")
-            sys.stderr.flush()
+            ready(sockets)
             await serving
 
-    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+    with asyncio.Runner(loop_factory=loop_factory()) as runner:
         runner.run(main())
+
+
+def _stop_once(loop: asyncio.AbstractEventLoop, lifeline: int, running: _Uvicorn) -> None:
+    loop.remove_reader(lifeline)
+    running.stop()
 
 
 @asynccontextmanager
@@ -129,8 +161,11 @@ async def running_server(
             await serving
 
 
-def listen(host: str, port: int) -> list[socket.socket]:
-    """Sockets on every address of `host`; port 0 is one free port. `NetworkError` if taken."""
+def listen(host: str, port: int, *, shared: bool = False) -> list[socket.socket]:
+    """Sockets on every address of `host`; port 0 is one free port. `NetworkError` if taken.
+
+    `shared`: other sockets of this user may listen there too, and connections are spread over them.
+    """
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except OSError as error:
@@ -143,6 +178,8 @@ def listen(host: str, port: int) -> list[socket.socket]:
         bound = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
         try:
             bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if shared:
+                bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
             if family == socket.AF_INET6:
                 bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
             bound.bind(at)
@@ -193,7 +230,7 @@ async def _started(running: _Uvicorn, serving: "asyncio.Task[None]") -> None:
         await asyncio.sleep(0)
 
 
-def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     """uvloop where there is one (pyproject.toml says where)."""
     if importlib.util.find_spec("uvloop") is None:
         return None

@@ -90,6 +90,16 @@ def load_settings(data_dir: Path | None = None, dev: bool = False, **more: Any) 
     return settings
 
 
+def environment_of(settings: Settings) -> dict[str, str]:
+    """The variables that make another process load the same settings; secrets are among them."""
+    variables = {}
+    for name, field in Settings.model_fields.items():
+        value = getattr(settings, name)
+        text = value.get_secret_value() if isinstance(value, SecretStr) else str(value)
+        variables[str(field.validation_alias or name.upper())] = text
+    return variables
+
+
 def session_keys(settings: Settings) -> list[bytes]:
     """The root keys, the newest first: SESSION_KEY, else `--dev`'s, else those of the key file."""
     given = decode_keys(settings.session_key.get_secret_value(), "SESSION_KEY")

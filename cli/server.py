@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from ..events.errors import FileBusy, NetworkError
+from ..events.limits import WORKERS_MAX
 from .console import emit, emit_json, note
 from .root import JsonOption
 
@@ -45,6 +46,10 @@ def serve(
     log_format: Annotated[
         LogFormat, typer.Option("--log-format", help="How log lines look.")
     ] = LogFormat.console,
+    workers: Annotated[
+        int,
+        typer.Option("--workers", metavar="N", min=1, max=WORKERS_MAX, help="Server processes."),
+    ] = 1,
 ) -> None:
     """Run a server until SIGTERM or Ctrl-C.
 
@@ -55,14 +60,21 @@ def serve(
     Examples:
       edgereplica serve
       edgereplica serve --host 0.0.0.0 --port 8787 --data-dir /var/lib/edgereplica
+      edgereplica serve --workers 4
       edgereplica serve --dev --port 0
     """
-    from ..app.serve import run_server
     from ..app.settings import load_settings
 
     settings = load_settings(data_dir=data_dir, dev=dev)
     try:
-        run_server(settings, host=host, port=port, log_format=log_format.value)
+        if workers > 1:
+            from ..app.workers import run_workers
+
+            run_workers(settings, workers, host=host, port=port, log_format=log_format.value)
+        else:
+            from ..app.serve import run_server
+
+            run_server(settings, host=host, port=port, log_format=log_format.value)
     except NetworkError as error:
         hint = "does another program listen there? --port and --host choose another place"
         raise NetworkError(error.message, hint=hint) from error

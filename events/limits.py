@@ -77,6 +77,8 @@ SEGMENT_READ_BYTES_MAX: Final = 4 * 1024 * 1024
 SEGMENT_READ_GAP_BYTES_MAX: Final = 64 * 1024
 """Unwanted bytes between two blocks that are cheaper to read than another request."""
 SEGMENT_READS_IN_FLIGHT_MAX: Final = 4
+READ_PLAN_PAGES_MAX: Final = 262_144
+"""Pages put in storage order together; a longer pull is planned piece by piece."""
 PAGE_ORDER_WINDOW_BYTES: Final = 16 * 1024 * 1024
 """What is held in memory to hand out pages in page order."""
 SEGMENTS_RESUMED_MAX: Final = 4096
@@ -189,6 +191,14 @@ REQUEST_ID_CHARS_MAX: Final = 64
 READY_SECONDS_MAX: Final = 5.0
 READY_CACHE_SECONDS: Final = 1.0
 SHUTDOWN_GRACE_SECONDS: Final = 10.0
+WORKERS_MAX: Final = 64
+WORKER_RESTART_SECONDS: Final = 0.1
+"""Before a crashed worker is started again; doubled while it crashes at once."""
+WORKER_RESTART_SECONDS_MAX: Final = 5.0
+WORKER_PROVEN_SECONDS: Final = 10.0
+"""A worker that ran so long had started well."""
+WORKER_STOP_SECONDS_MAX: Final = 25.0
+"""Longer than a worker's own two graces."""
 KEEP_ALIVE_SECONDS: Final = 30
 LISTEN_BACKLOG_MAX: Final = 1024
 LOG_VALUE_CHARS_MAX: Final = 16_384

@@ -42,7 +42,7 @@ async def local(_: Any) -> AsyncIterator[tuple[Notifier, Notifier]]:
 @asynccontextmanager
 async def relayed(_: Any) -> AsyncIterator[tuple[Notifier, Notifier]]:
     """Two workers with a supervisor that passes everything on at once."""
-    ends = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+    ends = socket.socketpair()
     notifiers = [RelayNotifier(end) for end in ends]
     for notifier in notifiers:
         await notifier.start()
@@ -120,9 +120,9 @@ def test_a_closed_notifier_tells_nobody(with_notifiers: Callable[[Check], None])
     with_notifiers(check)
 
 
-def test_a_worker_outlives_its_supervisor() -> None:
+def test_a_worker_without_a_supervisor_tells_itself() -> None:
     async def main() -> None:
-        mine, supervisor = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+        mine, supervisor = socket.socketpair()
         notifier = RelayNotifier(mine)
         here = Hearing(notifier)
         await notifier.start()
