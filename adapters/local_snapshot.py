@@ -117,6 +117,8 @@ class LocalSnapshot:
         self._lock_page = lock_byte_page(self.page_size)
         if not self._immutable and (header.is_wal or sibling(self.path, "-wal").exists()):
             self._pin_log()
+            # Pinning begins the transaction anew: a shorter file may have been checkpointed since.
+            header = read_header(self.path, self._file) or header
         self._identify(header)
         self.check_not_replaced()
 

@@ -119,7 +119,7 @@ def _sums(column: memoryview, dtype: type[np.unsignedinteger[Any]]) -> npt.NDArr
     return np.cumsum(np.frombuffer(column, dtype=little), dtype=dtype)
 
 
-def decode_map(data: bytes, key: str) -> DecodedMap:
+def decode_map(data: Buffer, key: str) -> DecodedMap:
     """The map object `data`. `StorageError` (reason "corrupt") if a bit of it is wrong."""
     if len(data) < _HEAD.size + 16 or data[:8] != _MAGIC:
         raise corrupt(key, "it is not a page map of version 1")

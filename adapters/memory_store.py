@@ -24,20 +24,20 @@ class MemoryStore:
         self.objects[key] = b"".join(parts)
         self._modified[key] = self._clock.now() if self._clock else 0.0
 
-    async def get(self, key: str) -> bytes:
+    async def get(self, key: str) -> memoryview:
         data = self.objects.get(check_key(key))
         if data is None:
             raise NotFound(f"the page store holds no {key}", key=key)
-        return data
+        return memoryview(data)
 
     async def get_range(self, key: str, offset: int, length: int) -> memoryview:
-        data = memoryview(await self.get(key))[offset : offset + length]
+        data = (await self.get(key))[offset : offset + length]
         check_range(key, offset, length, len(data))
         return data
 
     async def get_tail(self, key: str, length: int) -> tuple[memoryview, int]:
         data = await self.get(key)
-        return memoryview(data)[max(0, len(data) - length) :], len(data)
+        return data[max(0, len(data) - length) :], len(data)
 
     async def delete(self, key: str) -> None:
         self.objects.pop(check_key(key), None)

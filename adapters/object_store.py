@@ -162,10 +162,10 @@ class ObstoreStore:
                 self._store, key, iter(parts), mode="create", use_multipart=False
             )
 
-    async def get(self, key: str) -> bytes:
+    async def get(self, key: str) -> memoryview:
         with _errors_of(check_key(key), "read"):
             result = await obstore.get_async(self._store, key)
-            return bytes(await result.bytes_async())
+            return memoryview(await result.bytes_async())
 
     async def get_range(self, key: str, offset: int, length: int) -> memoryview:
         check_key(key)
@@ -310,7 +310,7 @@ class MeteredStore:
         self._usage.put_bytes += sum(memoryview(part).nbytes for part in parts)
         await self._inner.put(key, parts)
 
-    async def get(self, key: str) -> bytes:
+    async def get(self, key: str) -> memoryview:
         self._usage.gets += 1
         data = await self._inner.get(key)
         self._usage.get_bytes += len(data)

@@ -57,6 +57,14 @@ def runs_of_pages(pages: U32) -> Runs:
     return tuple(zip(bounds[:, 0].tolist(), bounds[:, 1].tolist(), strict=True))
 
 
+def runs_of_flags(flags: Flags) -> Runs:
+    """The runs of pages whose flag is set; flag 0 is page 1. Takes two bytes a page."""
+    edges = np.diff(flags.view(np.int8), prepend=np.int8(0), append=np.int8(0))
+    firsts = (np.flatnonzero(edges == 1) + 1).tolist()
+    lasts = np.flatnonzero(edges == -1).tolist()
+    return tuple(zip(firsts, lasts, strict=True))
+
+
 def digest_rows(joined: bytes | bytearray | memoryview) -> Bytes2D:
     """Joined digests as rows of 32 bytes; a view."""
     return np.frombuffer(joined, dtype=np.uint8).reshape(-1, DIGEST_BYTES)

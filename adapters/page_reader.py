@@ -1,6 +1,7 @@
 """Reads pages of a version out of segments, in batches fit to be sent.
 
-Storage order by default: each block is read once, neighbouring blocks in one request, a few
+Storage order by default, within windows of many pages so that planning a large version takes no
+memory to speak of: each block is read once in a window, neighbouring blocks in one request, a few
 requests ahead of the consumer. A block whose pages are all wanted is handed on exactly as stored;
 of other blocks the wanted pages are taken and joined into batches anew. Every stored block is
 checked against its checksum; pages are also checked against their digests unless the receiver is
@@ -23,6 +24,7 @@ from ..events.errors import InvalidArgument, NotFound
 from ..events.limits import (
     BATCH_DECODED_BYTES_MAX,
     PAGE_ORDER_WINDOW_BYTES,
+    READ_PLAN_PAGES_MAX,
     SEGMENT_READ_BYTES_MAX,
     SEGMENT_READ_GAP_BYTES_MAX,
     SEGMENT_READS_IN_FLIGHT_MAX,
@@ -94,7 +96,7 @@ class PageReader:
             raise InvalidArgument(f"the version has {self._map.page_count} pages")
         pages = pages[pages != self._map.lock_page]
         per_batch = max(1, decoded_bytes_max // self._map.page_size)
-        window = len(pages) or 1
+        window = READ_PLAN_PAGES_MAX
         if page_order:
             window = max(1, PAGE_ORDER_WINDOW_BYTES // self._map.page_size)
         for start in range(0, len(pages), window):

@@ -9,7 +9,12 @@ from blake3 import blake3
 
 from ..events.messages import HashRanges, Windows
 from ..events.pages import Runs
-from .page_arrays import digest_rows, pages_of_runs, rows_differ, runs_of_pages
+from .page_arrays import (
+    digest_rows,
+    rows_differ,
+    runs_of_flags,
+    runs_of_pages,
+)
 from .page_map import PageMap
 
 
@@ -26,7 +31,7 @@ class PullSelection:
         return int(np.count_nonzero(self._wanted))
 
     def runs(self) -> Runs:
-        return runs_of_pages((np.flatnonzero(self._wanted) + 1).astype(np.uint32))
+        return runs_of_flags(self._wanted)
 
     def hold_base(self, base: PageMap) -> None:
         """The client holds exactly the version of `base`."""
@@ -67,8 +72,8 @@ class PullSelection:
         return runs_of_pages(pages[pages != self.page_map.lock_page].astype(np.uint32))
 
     def mark_sent(self, runs: Runs) -> None:
-        if runs:
-            self._wanted[pages_of_runs(runs).astype(np.int64) - 1] = False
+        for first, last in runs:
+            self._wanted[first - 1 : last] = False
 
     def _skip_lock_page(self) -> None:
         if self.page_map.lock_page <= self.page_map.page_count:

@@ -76,6 +76,12 @@ class LocalContent:
                     self._digests_of(first, last)
         return self._digests
 
+    def take_digests(self) -> bytearray:
+        """All digests, given away: the content is not asked for them again. Saves a copy."""
+        taken = self.digests
+        self._digests = bytearray()
+        return taken
+
     def root(self) -> bytes:
         return root_of(self.digests)
 

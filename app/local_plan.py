@@ -18,7 +18,7 @@ from ..adapters.local_state import FileState, unchanged
 from ..adapters.sidecar import Sidecar, SidecarHeader
 from ..events.limits import DIGEST_BYTES
 from ..events.pages import Runs, pages_of, runs_of
-from .local_content import LocalContent
+from .local_content import LocalContent, StaleSidecar
 
 
 class Fingerprints:
@@ -35,11 +35,10 @@ class Fingerprints:
         at = (first - 1) * FINGERPRINT_BYTES
         self.joined[at : at + len(prints)] = prints
 
-    def resized(self, page_count: int) -> "Fingerprints":
-        copy = Fingerprints(self._page_size, page_count, self.seed)
-        kept = self.joined[: page_count * FINGERPRINT_BYTES]
-        copy.joined[: len(kept)] = kept
-        return copy
+    def resize(self, page_count: int) -> None:
+        length = page_count * FINGERPRINT_BYTES
+        del self.joined[length:]
+        self.joined.extend(bytes(length - len(self.joined)))
 
 
 @dataclass(slots=True)
@@ -83,11 +82,21 @@ class LocalPlan:
     def load_prints(self) -> Fingerprints:
         """The content's fingerprints: those noted, or the sidecar's if nothing was read."""
         if self.prints is None:
-            sidecar = Sidecar.load(self.path)
-            assert sidecar is not None
-            self.prints = Fingerprints(self.page_size, self.page_count, sidecar.header.seed)
-            self.prints.joined[:] = sidecar.fingerprints
+            self.load_sidecar()
+        assert self.prints is not None
         return self.prints
+
+    def load_sidecar(self) -> bytearray:
+        """The digests that the sidecar remembers; its fingerprints become the plan's.
+
+        `StaleSidecar` if its arrays are not what its header says.
+        """
+        sidecar = Sidecar.load(self.path)
+        if sidecar is None or sidecar.header != self.base:
+            raise StaleSidecar(f"the sidecar of {self.path} is damaged")
+        self.prints = Fingerprints(self.page_size, 0, sidecar.header.seed)
+        self.prints.joined = sidecar.fingerprints
+        return sidecar.hashes
 
     def is_remembered_as(self, version: int | None, database: str) -> bool:
         """Whether the sidecar already says that this very state is `version`."""
@@ -128,14 +137,11 @@ def open_plan(
 
 def _unchanged_plan(path: Path, header: SidecarHeader) -> LocalPlan:
     """Nothing of the file is read; the sidecar's arrays only if they are asked for."""
-
-    def digests() -> bytearray:
-        sidecar = Sidecar.load(path)
-        assert sidecar is not None
-        return sidecar.hashes
-
-    content = LocalContent(None, header.page_size, header.page_count, digests=digests, changed=())
-    return LocalPlan(path, True, header, content, header.state, None, changed=False)
+    plan = LocalPlan(path, True, header, None, header.state, None, changed=False)
+    plan.content = LocalContent(
+        None, header.page_size, header.page_count, digests=plan.load_sidecar, changed=()
+    )
+    return plan
 
 
 def _read_plan(

@@ -143,18 +143,26 @@ class PullClientEnd:
             self._spool.close()
 
     async def prepare(self, effect: PrepareReplica) -> ReplicaPrepared:
-        if self._refusal is not None and not self._dry_run:
-            raise self._refusal
         reply = self._reply = effect.reply
-        self.digests = bytearray(reply.page_count * DIGEST_BYTES)
         content = self._content
+        # Content without a base that the server knows all the same is one of its versions.
+        is_version = content is not None and content.changed is None and reply.base_known
+        if self._refusal is not None and not self._dry_run and not is_version:
+            raise self._refusal
+        length = reply.page_count * DIGEST_BYTES
         if content is None or not self._can_keep(content, reply):
+            self.digests = bytearray(length)
             self._fresh = FreshFile(self._path, reply.page_size, reply.page_count)
             return ReplicaPrepared("nothing")
-        held = content.digests[: reply.page_count * DIGEST_BYTES]
-        self.digests[: len(held)] = held
+        announcement = self._announcement(content, reply)
+        if announcement == "nothing":
+            self.digests = content.take_digests()
+            del self.digests[length:]
+        else:
+            self.digests = content.digests[:length]
+        self.digests.extend(bytes(length - len(self.digests)))
         self._spool = Spool(self._path.parent)
-        return ReplicaPrepared(self._announcement(content, reply))
+        return ReplicaPrepared(announcement)
 
     def _can_keep(self, content: LocalContent, reply: HelloReply) -> bool:
         """Whether pages of the file may stay. A long v1 announcement could not be finished: the

@@ -170,13 +170,17 @@ class _Pull:
     def _note_pages(self, first: int, data: memoryview) -> None:
         assert self.end is not None
         if self.prints is None:
-            kept = None if self.end.replaced_whole else self.plan.load_prints()
-            self.prints = (
-                Fingerprints(self.end.page_size, self.end.page_count)
-                if kept is None
-                else kept.resized(self.end.page_count)
-            )
+            self.prints = self._prints_to_be()
         self.prints.note(first, data)
+
+    def _prints_to_be(self) -> Fingerprints:
+        """The fingerprints that the pull brings up to date: the file's, or none for a new file."""
+        assert self.end is not None
+        if self.end.replaced_whole:
+            return Fingerprints(self.end.page_size, self.end.page_count)
+        prints = self.plan.load_prints()
+        prints.resize(self.end.page_count)
+        return prints
 
     def _tell(self) -> None:
         assert self.end is not None
@@ -255,7 +259,7 @@ class _Pull:
             page_count=machine.reply.page_count,
             state=self.end.applied,
             digests=self.end.digests,
-            prints=self.prints or self.plan.load_prints(),
+            prints=self.prints or self._prints_to_be(),
         )
 
     def _adopt(self, machine: ClientPull) -> None:
