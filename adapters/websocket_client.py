@@ -7,7 +7,7 @@ end said last, its close code included, is part of the error that `receive` rais
 
 import asyncio
 import json
-from typing import Any
+from typing import Any, Final
 
 import picows
 
@@ -27,6 +27,9 @@ from ..events.limits import (
 )
 from .frame_queue import FrameQueue
 from .ports import Buffer
+
+DIRECTION_HEADER: Final = "X-EdgeReplica-Direction"
+"""What the client means to do, so that a token for the other direction is refused at once."""
 
 
 class WebSocketTransport(picows.WSListener):
@@ -137,18 +140,24 @@ class WebSocketTransport(picows.WSListener):
         self._ws.disconnect()
 
 
-async def connect(url: str, token: str) -> WebSocketTransport:
+async def connect(url: str, token: str, direction: str | None = None) -> WebSocketTransport:
     """Open `url` (ws:// or wss://) with `token` as the bearer.
+
+    `direction`, "push" or "pull", is what the caller means to do. The token alone decides what
+    happens; a server that finds the two differ refuses (`PermissionDenied`).
 
     Raises `NetworkError` if nobody answers or what answers is no EdgeReplica server, and the
     server's own refusal (`Unauthenticated`, `LimitExceeded`, …) if it gives one.
     """
+    headers = {"Authorization": f"Bearer {token}"}
+    if direction is not None:
+        headers[DIRECTION_HEADER] = direction
     try:
         async with asyncio.timeout(CONNECT_SECONDS_MAX):
             _, listener = await picows.ws_connect(
                 WebSocketTransport,
                 url,
-                extra_headers={"Authorization": f"Bearer {token}"},
+                extra_headers=headers,
                 max_frame_size=FRAME_BYTES_MAX + 1024,
                 enable_auto_ping=True,
                 auto_ping_idle_timeout=PING_IDLE_SECONDS,
@@ -171,9 +180,12 @@ async def connect(url: str, token: str) -> WebSocketTransport:
 def _refusal(url: str, error: picows.WSHandshakeError) -> EdgeReplicaError:
     """The server's answer to the handshake: a Connect-style JSON error, or something else."""
     status = int(error.response.status) if error.response is not None else 0
+    retry_after = str(error.response.headers.get("Retry-After", "")) if error.response else ""
+    seconds = int(retry_after) if retry_after.isdecimal() else None
     try:
         body: Any = json.loads(error.raw_body or b"")
-        return error_from_wire(str(body["code"]), str(body["message"]))
+        details = {} if seconds is None else {"retry_after_seconds": seconds}
+        return error_from_wire(str(body["code"]), str(body["message"]), details)
     except (ValueError, KeyError, TypeError):
         if status == 401:  # an original server, whose answer has no body of ours
             return Unauthenticated("the server does not accept this token")

@@ -8,7 +8,8 @@ lot before it reads does not stop this end from reading. Frame size is bounded b
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Iterator, MutableMapping
+from contextlib import contextmanager
 from typing import Any
 
 from ..events.errors import EdgeReplicaError, NetworkError, TextFrameReceived
@@ -36,8 +37,25 @@ class AsgiTransport:
         self._lost: NetworkError | None = None
         self._interrupted = False
         self._tasks: list[asyncio.Task[None]] = []
+        self._waits = 0
+        self._waiting = False
+        self.frames_received = 0
         self.bytes_received = 0
         self.bytes_sent = 0
+
+    @property
+    def wait_number(self) -> int | None:
+        """Which wait for the peer is going on, counted from 1; None while this end works."""
+        return self._waits if self._waiting else None
+
+    @contextmanager
+    def _waits_for_peer(self) -> Iterator[None]:
+        self._waits += 1
+        self._waiting = True
+        try:
+            yield
+        finally:
+            self._waiting = False
 
     async def __aenter__(self) -> "AsgiTransport":
         self._tasks = [asyncio.create_task(self._read()), asyncio.create_task(self._write())]
@@ -58,6 +76,7 @@ class AsgiTransport:
             if frame is None:
                 self._inbox.end(TextFrameReceived("a text frame; this protocol is binary"))
                 return
+            self.frames_received += 1
             self.bytes_received += len(frame)
             self._inbox.put(frame)
             await self._inbox.wait_room()
@@ -92,7 +111,8 @@ class AsgiTransport:
             and not self._interrupted
         ):
             self._room.clear()
-            await self._room.wait()
+            with self._waits_for_peer():
+                await self._room.wait()
         if self._lost is not None:
             raise self._lost
         interruption = self._inbox.take_interruption()
@@ -105,7 +125,8 @@ class AsgiTransport:
         self._changed.set()
 
     async def receive(self) -> bytes:
-        return await self._inbox.receive()
+        with self._waits_for_peer():
+            return await self._inbox.receive()
 
     def receive_nowait(self) -> bytes | None:
         return self._inbox.receive_nowait()

@@ -10,6 +10,7 @@ from ..proto.gen.edgereplica.admin.v1.accounts_connect import (
 from ..proto.gen.edgereplica.admin.v1.accounts_connect import AccountServiceASGIApplication
 from .accounts import AccountService, MemberInfo, OrganizationInfo
 from .logs import hold_secret
+from .rate_limits import LoginLimits
 from .rpc import Context, ErrorsToConnect, auth_response, bearer_token
 from .sessions import Sessions
 from .tokens import VerifiedClaims
@@ -152,11 +153,13 @@ class AccountRpc(AccountServiceProtocol):
         return pb.RemoveMemberResponse()
 
 
-def account_rpc_app(accounts: AccountService, sessions: Sessions) -> AccountServiceASGIApplication:
+def account_rpc_app(
+    accounts: AccountService, sessions: Sessions, logins: LoginLimits
+) -> AccountServiceASGIApplication:
     """The ASGI application of the service; it answers under its own standard path only."""
     return AccountServiceASGIApplication(
         AccountRpc(accounts, sessions),
-        interceptors=[ErrorsToConnect()],
+        interceptors=[ErrorsToConnect(), logins],
         read_max_bytes=RPC_MESSAGE_BYTES_MAX,
     )
 

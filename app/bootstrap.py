@@ -26,6 +26,7 @@ from .accounts import AccountService
 from .admin import AdminService, Lifetimes
 from .edge import ASGIApp, Receive, Scope, Send
 from .follower import Follower
+from .guards import client_addresses, login_limits, sync_bounds
 from .history import DatabaseHistory
 from .http import make_app
 from .oauth import OAuthLogins
@@ -88,7 +89,8 @@ def sync_of(core: Core) -> SyncEnd:
     services = SyncServices(
         core.repo, core.log, core.histories, storage, core.clock, core.revocations.check
     )
-    return SyncServer(services, core.keyring)
+    bounds = sync_bounds(core.settings, core.keyring, core.clock)
+    return SyncServer(services, core.keyring, bounds)
 
 
 @asynccontextmanager
@@ -182,13 +184,15 @@ async def build(
                 oauth=oauth,
             )
             checks = {"repo": lambda: repo.batch([]), "page_storage": store.check}
+            logins = login_limits(settings, clock)
             app = make_app(
-                services=[rpc_app(admin), account_rpc_app(accounts, sessions)],
+                services=[rpc_app(admin, logins), account_rpc_app(accounts, sessions, logins)],
                 oauth=oauth,
                 sync_app=sync,
                 checks=checks,
                 clock=clock,
                 ids=ids,
+                addresses=client_addresses(settings),
             )
             _warn(settings)
             yield Server(core, admin, sync, app)

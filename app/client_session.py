@@ -3,7 +3,7 @@
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 from urllib.parse import urlsplit
 
 from ..adapters.ports import Transport
@@ -57,7 +57,7 @@ class Options:
     checksum: bool = False
     progress: ProgressHook | None = None
     record: Path | None = None
-    connector: Connector = connect
+    connector: Connector | None = None
 
     @property
     def sync_url(self) -> str:
@@ -80,10 +80,11 @@ class OldServer(EdgeReplicaError):
 async def run_session(
     options: Options,
     wire_version: int,
+    direction: Literal["push", "pull"],
     make: Callable[[ClientTransport], tuple[Machine, End, Event]],
 ) -> tuple[Machine, ClientTransport]:
     """Connect, run the machine that `make` gives until it is done, and raise what went wrong."""
-    transport = await options.connector(options.sync_url, options.token)
+    transport = await _connected(options, direction)
     machine, end, first = make(transport)
     recorder = None
     if options.record is not None:
@@ -111,6 +112,12 @@ async def run_session(
     if machine.state_id == "lost":
         raise NetworkError("the connection to the server was lost")
     return machine, transport
+
+
+async def _connected(options: Options, direction: Literal["push", "pull"]) -> ClientTransport:
+    if options.connector is not None:
+        return await options.connector(options.sync_url, options.token)
+    return await connect(options.sync_url, options.token, direction)
 
 
 def check_options(options: Options) -> None:

@@ -1,8 +1,8 @@
 """The outermost ASGI layer: what holds for every request, whatever answers it.
 
-It names the request (`X-Request-Id`), keeps the request's secrets out of the logs, writes one
-access line, bounds what an exception may say, and refuses what the Connect library would answer
-badly.
+It names the request (`X-Request-Id`) and says whom it comes from (`app.client_address`), keeps the
+request's secrets out of the logs, writes one access line, bounds what an exception may say, and
+refuses what the Connect library would answer badly.
 """
 
 import contextlib
@@ -17,6 +17,7 @@ import structlog
 
 from ..adapters.ports import Ids
 from ..events.limits import REQUEST_ID_CHARS_MAX
+from .client_address import ClientAddresses
 from .logs import hold_secret, holding_no_secrets
 
 Scope = MutableMapping[str, Any]
@@ -33,9 +34,10 @@ _QUIET: Final = {"/healthz", "/readyz"}
 class Edge:
     """Wraps an ASGI application; see the module's docstring."""
 
-    def __init__(self, app: ASGIApp, ids: Ids) -> None:
+    def __init__(self, app: ASGIApp, ids: Ids, addresses: ClientAddresses | None = None) -> None:
         self._app = app
         self._ids = ids
+        self._addresses = addresses or ClientAddresses()
         self._log = structlog.get_logger("edgereplica.http")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -43,6 +45,7 @@ class Edge:
             await self._app(scope, receive, send)
             return
         headers, path = dict(scope["headers"]), scope["path"]
+        scope["client"] = self._addresses.of(scope)
         request_id = self._request_id(headers.get(b"x-request-id", b""))
         with holding_no_secrets():
             hold_secret(*_secrets_of(scope, headers))

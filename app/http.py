@@ -27,6 +27,7 @@ from litestar.types import Send as LitestarSend
 from ..adapters.ports import Clock, Ids
 from ..events.errors import EdgeReplicaError
 from ..events.limits import READY_CACHE_SECONDS, READY_SECONDS_MAX
+from .client_address import ClientAddresses
 from .edge import ASGIApp, Edge, Receive, Scope, Send
 from .oauth import OAuthLogins
 from .oauth_pages import callback_handler
@@ -80,6 +81,7 @@ def make_app(
     checks: Mapping[str, Check],
     clock: Clock,
     ids: Ids,
+    addresses: ClientAddresses,
 ) -> ASGIApp:
     """The whole application. `checks` are what `/readyz` asks."""
     readiness = Readiness(checks, clock)
@@ -110,7 +112,7 @@ def make_app(
         to_sync = scope["type"] in {"http", "websocket"} and scope["path"] == "/sync"
         await (sync_app if to_sync else litestar)(scope, receive, send)
 
-    return Edge(dispatch, ids)
+    return Edge(dispatch, ids, addresses)
 
 
 def _mounted(service: Service) -> ASGIRouteHandler:

@@ -18,8 +18,8 @@ from typing import TypeVar
 from argon2 import PasswordHasher, Type
 from argon2.exceptions import InvalidHashError, VerificationError, VerifyMismatchError
 
-from ..events.errors import InvalidArgument, LimitExceeded, StorageError
-from ..events.limits import PASSWORD_QUEUE_MAX, PASSWORD_THREADS_MAX
+from ..events.errors import InvalidArgument, RateLimited, StorageError
+from ..events.limits import PASSWORD_QUEUE_MAX, PASSWORD_RETRY_SECONDS, PASSWORD_THREADS_MAX
 
 _T = TypeVar("_T")
 
@@ -85,10 +85,11 @@ class Passwords:
     async def _run(self, work: Callable[[], _T]) -> _T:
         with self._lock:
             if self._pending >= self._queue_max:
-                raise LimitExceeded(
+                raise RateLimited(
                     "the server is checking too many passwords; try again shortly",
                     limit="password_queue",
                     value=self._queue_max,
+                    retry_after_seconds=PASSWORD_RETRY_SECONDS,
                 )
             self._pending += 1
         future = self._pool.submit(work)

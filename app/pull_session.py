@@ -107,7 +107,7 @@ class _Pull:
         )
         try:
             machine, transport = await run_session(
-                self.options, self.wire_version, lambda t: self._make(t, planned)
+                self.options, self.wire_version, "pull", lambda t: self._make(t, planned)
             )
         finally:
             if self.end is not None:

@@ -84,7 +84,7 @@ class _Push:
         self.content.spool_changes()
         try:
             machine, transport = await run_session(
-                self.options, self.wire_version, lambda t: self._make(t, planned)
+                self.options, self.wire_version, "push", lambda t: self._make(t, planned)
             )
         except Conflict as conflict:
             if self.dry_run:

@@ -23,7 +23,7 @@ from typing import Any, TypeVar
 
 from ..adapters.local_lock import SyncLock
 from ..events.errors import EdgeReplicaError, RootMismatch
-from ..events.limits import RETRY_SECONDS_MAX
+from ..events.limits import RETRY_AFTER_SECONDS_MAX, RETRY_SECONDS_MAX
 from ..events.messages import At
 from ..events.wire import V1, V2
 from .client_session import OldServer, Options, check_options
@@ -165,6 +165,9 @@ class AsyncReplica:
     async def _pause(self, failures: int, error: EdgeReplicaError) -> None:
         """Exponential backoff with jitter, said out loud."""
         seconds = min(RETRY_SECONDS_MAX, 0.25 * 2**failures) * (0.5 + random.random() / 2)  # noqa: S311 - jitter
+        asked = error.details.get("retry_after_seconds")
+        if isinstance(asked, int):
+            seconds = max(seconds, min(asked, RETRY_AFTER_SECONDS_MAX))
         self.options.tell(
             Progress(
                 "retrying",

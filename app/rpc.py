@@ -25,6 +25,7 @@ from ..proto.gen.edgereplica.admin.v1.admin_connect import AdminService as Admin
 from ..proto.gen.edgereplica.admin.v1.admin_connect import AdminServiceASGIApplication
 from .admin import AdminService, DatabaseInfo
 from .logs import hold_secret
+from .rate_limits import LoginLimits
 from .sessions import Authenticated, called_from
 from .tokens import Direction, Identity, VerifiedClaims
 
@@ -65,6 +66,8 @@ class ErrorsToConnect:
         except EdgeReplicaError as error:
             if error.rpc_code in {"internal", "unavailable"}:
                 self._log.exception("call failed", method=ctx.method.name)
+            if seconds := error.details.get("retry_after_seconds"):
+                ctx.response_headers["retry-after"] = str(seconds)
             raise to_connect(error) from None
         except UnicodeEncodeError:
             raise to_connect(InvalidArgument("a text is not valid Unicode")) from None
@@ -147,10 +150,12 @@ class AdminRpc(AdminServiceProtocol):
         return pb.IssueSyncTokenResponse(token=token, exp_unix=exp)
 
 
-def rpc_app(admin: AdminService) -> AdminServiceASGIApplication:
+def rpc_app(admin: AdminService, logins: LoginLimits) -> AdminServiceASGIApplication:
     """The ASGI application of the service; it answers under its own standard path only."""
     return AdminServiceASGIApplication(
-        AdminRpc(admin), interceptors=[ErrorsToConnect()], read_max_bytes=RPC_MESSAGE_BYTES_MAX
+        AdminRpc(admin),
+        interceptors=[ErrorsToConnect(), logins],
+        read_max_bytes=RPC_MESSAGE_BYTES_MAX,
     )
 
 

@@ -31,6 +31,8 @@ from ..events.limits import (
     SHUTDOWN_GRACE_SECONDS,
 )
 from .bootstrap import MakeSync, Server, build, sync_of
+from .connections import protocols_of
+from .guards import connections
 from .logs import LogFormat, configure_logs
 from .settings import Settings
 
@@ -201,11 +203,14 @@ def url_of(host: str, sockets: list[socket.socket]) -> str:
 
 
 def _uvicorn(server: Server) -> _Uvicorn:
+    http, websocket = protocols_of(connections(server.core.settings))
     config = uvicorn.Config(
         server.app,
         loop="none",
-        http="h11",
-        ws="websockets-sansio",
+        http=http,
+        ws=websocket,
+        # Whom a request comes from is for `app.edge` to say; uvicorn would believe loopback peers.
+        proxy_headers=False,
         ws_max_size=FRAME_BYTES_MAX,
         ws_per_message_deflate=False,
         ws_ping_interval=PING_INTERVAL_SECONDS,

@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, SecretStr, ValidationError
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import SettingsConfigDict
 
 from ..events.errors import InvalidArgument, StorageError
 from ..events.limits import KEY_BYTES
+from .edge_settings import EdgeSettings
 
 DEV_KEY = b"edgereplica development key ----"
 """What `--dev` signs with: known to everybody, so its tokens protect nothing."""
@@ -28,7 +29,7 @@ _TTL_SECONDS_MAX = 10 * 365 * 86_400
 Seconds = Annotated[int, Field(ge=1, le=_TTL_SECONDS_MAX)]
 
 
-class Settings(BaseSettings):
+class Settings(EdgeSettings):
     """One server's settings. Secrets do not show in its `repr`."""
 
     model_config = SettingsConfigDict(extra="ignore", frozen=True, populate_by_name=True)

@@ -44,7 +44,7 @@ async def _ask_for_head(plan: LocalPlan, options: Options) -> HelloReply:
         planned = PullPlanned(plan.page_size, 0, None, None, None, fresh=True, dry_run=True)
         return ClientPull(V2), end, planned
 
-    machine, _ = await run_session(options, V2, make)
+    machine, _ = await run_session(options, V2, "pull", make)
     assert isinstance(machine, ClientPull)
     assert machine.reply is not None
     return machine.reply

@@ -1,6 +1,7 @@
 """`/sync`: one WebSocket, one session (design §5).
 
-The edge verifies the token and picks the machine by its direction; from there on the driver runs.
+`admission` verifies the token, whose direction picks the machine; from there on the driver runs,
+within the bounds of `session_limits`.
 The registry knows the running sessions, so that a deleted database or a server that stops can end
 them with a word instead of a cut.
 """
@@ -8,7 +9,8 @@ them with a word instead of a cut.
 import asyncio
 import contextlib
 import json
-from collections.abc import MutableMapping
+from collections.abc import Mapping, MutableMapping
+from types import MappingProxyType
 from typing import Any
 
 import structlog
@@ -17,16 +19,17 @@ from ..adapters.websocket_server import AsgiReceive, AsgiSend, AsgiTransport
 from ..events.errors import (
     EdgeReplicaError,
     NotFound,
-    PermissionDenied,
     ServerShuttingDown,
-    Unauthenticated,
 )
 from ..fsm.machine import Machine
 from ..fsm.server_pull import ServerPull
 from ..fsm.server_push import ServerPush
 from .driver import Driver
+from .edge_settings import EdgeSettings
+from .guards import SyncBounds, sync_bounds
 from .pull_server import PullServerEnd
 from .push_server import PushServerEnd
+from .session_limits import watch
 from .sync_services import SyncServices
 from .tokens import Keyring, VerifiedClaims
 
@@ -41,11 +44,16 @@ HTTP_STATUS = {
 
 
 class SyncServer:
-    """The ASGI application behind `/sync`."""
+    """The ASGI application behind `/sync`; without `bounds`, those of the default settings."""
 
-    def __init__(self, services: SyncServices, keyring: Keyring) -> None:
+    def __init__(
+        self,
+        services: SyncServices,
+        keyring: Keyring,
+        bounds: SyncBounds | None = None,
+    ) -> None:
         self._services = services
-        self._keyring = keyring
+        self._bounds = bounds or sync_bounds(EdgeSettings(), keyring, services.clock)
         self._running: dict[AsgiTransport, tuple[str, asyncio.Future[None]]] = {}
         self._stopping = False
         self._log = structlog.get_logger("edgereplica.sync")
@@ -55,24 +63,21 @@ class SyncServer:
             await _answer_http(send, "http", 426, "upgrade_required", "this is a WebSocket")
             return
         await receive()  # websocket.connect
-        try:
-            claims = await self._admit(dict(scope["headers"]))
-        except EdgeReplicaError as error:
-            status = HTTP_STATUS.get(error.rpc_code, 400)
-            await _answer_http(send, "websocket.http", status, error.code, error.message)
-            return
-        await send({"type": "websocket.accept"})
-        await self._run(claims, receive, send)
+        address = (scope.get("client") or ("", 0))[0]
+        with contextlib.ExitStack() as place:
+            try:
+                claims = await self._admit(dict(scope["headers"]), address)
+                place.enter_context(self._bounds.slots.held(claims.database_id or "", address))
+            except EdgeReplicaError as error:
+                await _refuse(send, error)
+                return
+            await send({"type": "websocket.accept"})
+            await self._run(claims, receive, send)
 
-    async def _admit(self, headers: dict[bytes, bytes]) -> VerifiedClaims:
+    async def _admit(self, headers: dict[bytes, bytes], address: str) -> VerifiedClaims:
         if self._stopping:
             raise ServerShuttingDown("the server is shutting down")
-        if b"origin" in headers:
-            raise PermissionDenied("pages in a browser may not open a sync session")
-        scheme, _, token = headers.get(b"authorization", b"").decode("latin-1").partition(" ")
-        if scheme.lower() != "bearer" or not token:
-            raise Unauthenticated("a sync session needs `Authorization: Bearer <sync token>`")
-        claims = self._keyring.verify_sync(token.strip(), self._services.clock.now())
+        claims = self._bounds.admission.admit(headers, address)
         return await self._services.still_good(claims)
 
     async def _run(self, claims: VerifiedClaims, receive: AsgiReceive, send: AsgiSend) -> None:
@@ -88,9 +93,13 @@ class SyncServer:
             self._running[transport] = (claims.database_id or "", ended)
             driver = Driver(machine, hands, transport)
             log.info("sync started")
+            watching = asyncio.create_task(
+                watch(transport, self._bounds.deadlines, self._services.clock)
+            )
             try:
                 await driver.run()
             finally:
+                watching.cancel()
                 with contextlib.suppress(EdgeReplicaError):  # else the pin expires by itself
                     await hands.close()
                 del self._running[transport]
@@ -123,9 +132,24 @@ class SyncServer:
             await asyncio.wait(endings, timeout=grace_seconds)
 
 
-async def _answer_http(send: AsgiSend, kind: str, status: int, code: str, message: str) -> None:
+async def _refuse(send: AsgiSend, error: EdgeReplicaError) -> None:
+    """Answer a handshake with an HTTP error instead of a WebSocket."""
+    status = HTTP_STATUS.get(error.rpc_code, 400)
+    await _answer_http(send, "websocket.http", status, error.code, error.message, error.details)
+
+
+async def _answer_http(
+    send: AsgiSend,
+    kind: str,
+    status: int,
+    code: str,
+    message: str,
+    details: Mapping[str, Any] = MappingProxyType({}),
+) -> None:
     body = json.dumps({"code": code, "message": message}).encode()
     headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
+    if seconds := details.get("retry_after_seconds"):
+        headers.append((b"retry-after", b"%d" % seconds))
     if status == 401:
         headers.append((b"www-authenticate", b"Bearer"))
     await send({"type": f"{kind}.response.start", "status": status, "headers": headers})

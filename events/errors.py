@@ -8,6 +8,7 @@
     ├── AlreadyExists
     ├── Unimplemented              a feature that is not configured on this server
     ├── LimitExceeded              a named limit; says which and how much
+    │   └── RateLimited            too often or too many at once; says when to come back
     ├── Conflict                   the push's base is not the head
     ├── ConcurrentAppend           a log stream moved under an append (internal: becomes Conflict)
     ├── LocalFileError             the local SQLite file
@@ -103,6 +104,14 @@ class LimitExceeded(EdgeReplicaError):
     code = "limit_exceeded"
     rpc_code = "resource_exhausted"
     close_code = 1008
+
+
+class RateLimited(LimitExceeded):
+    """Too often, or too many at once. Details: `limit`, `value`, `retry_after_seconds` (whole)."""
+
+    code = "resource_exhausted"
+    close_code = 1013
+    retryable = True
 
 
 class Conflict(EdgeReplicaError):

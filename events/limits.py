@@ -41,6 +41,8 @@ OUTBOUND_BYTES_MAX: Final = 4 * 1024 * 1024
 """Frames that wait to be sent to a peer that does not read; beyond it the session waits."""
 CLOSE_SECONDS_MAX: Final = 10.0
 RETRY_SECONDS_MAX: Final = 15.0
+RETRY_AFTER_SECONDS_MAX: Final = 60.0
+"""How long a client lets a server put it off, at most, before it tries again."""
 CONNECT_SECONDS_MAX: Final = 20.0
 PING_IDLE_SECONDS: Final = 60.0
 """Not less than the reply's: picows refuses to connect otherwise."""
@@ -182,10 +184,37 @@ PROVIDER_KEYS_REFETCH_SECONDS: Final = 60.0
 """An unknown key id asks the provider for its keys at most this often."""
 PROVIDER_CLOCK_SKEW_SECONDS: Final = 60
 
+# Server edge: defaults of settings (`app.edge_settings`)
+FRAME_BYTES_SETTING_MIN: Final = 2 * 1024 * 1024
+"""A batch of `BATCH_DECODED_BYTES_MAX` must fit into a frame."""
+LOGIN_ATTEMPTS_PER_ACCOUNT_PER_MINUTE: Final = 10
+LOGIN_ATTEMPTS_PER_ADDRESS_PER_MINUTE: Final = 120
+SYNC_OPENS_PER_TOKEN_PER_MINUTE: Final = 600
+SYNC_OPENS_PER_ADDRESS_PER_MINUTE: Final = 1200
+CONNECTIONS_PER_ADDRESS_MAX: Final = 256
+SESSIONS_PER_DATABASE_MAX: Final = 64
+SESSIONS_PER_ADDRESS_MAX: Final = 64
+SESSION_HELLO_SECONDS: Final = 30
+"""For a client's first frame."""
+SESSION_IDLE_SECONDS: Final = 300
+"""Long enough for one frame of 1 MiB over a link of 32 kbit/s."""
+SESSION_SECONDS_MAX: Final = 86_400
+DATABASES_PER_ORG_MAX: Final = 1000
+ORG_STORED_BYTES_MAX: Final = 1024**4
+
 # Server edge
+REQUEST_SECONDS_MAX: Final = 20.0
+"""For a request to arrive, head and body."""
+RATE_BUCKETS_MAX: Final = 65_536
+"""Accounts, addresses or tokens whose rate is remembered, each kind; about 200 bytes each."""
+FORWARDED_HOPS_MAX: Final = 16
+SESSION_SLOT_RETRY_SECONDS: Final = 5
+DEADLINE_TICKS: Final = 4
+"""How often in a deadline a session is looked at: it is met up to a quarter late."""
 PASSWORD_THREADS_MAX: Final = 2
 PASSWORD_QUEUE_MAX: Final = 64
 """Passwords that may wait for those threads; each check takes tens of milliseconds."""
+PASSWORD_RETRY_SECONDS: Final = 2
 RPC_MESSAGE_BYTES_MAX: Final = 64 * 1024
 REQUEST_ID_CHARS_MAX: Final = 64
 READY_SECONDS_MAX: Final = 5.0

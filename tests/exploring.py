@@ -50,7 +50,6 @@ from edgereplica.events.session import (
     WindowHashed,
 )
 from edgereplica.events.value import Value
-from edgereplica.events.value import Value
 from edgereplica.fsm.machine import Machine, trigger_of
 from edgereplica.fsm.registry import make_machine
 

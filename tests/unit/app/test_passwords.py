@@ -7,6 +7,7 @@ import pytest
 
 from edgereplica.app.passwords import ITERATIONS, LANES, MEMORY_KIB, Passwords
 from edgereplica.events.errors import InvalidArgument, LimitExceeded, StorageError
+from edgereplica.events.limits import PASSWORD_RETRY_SECONDS
 
 
 def fast(**more: int) -> Passwords:
@@ -105,7 +106,9 @@ def test_the_queue_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
         await asyncio.sleep(0)
         with pytest.raises(LimitExceeded) as refused:
             await passwords.verify("x", "y")
-        assert dict(refused.value.details) == {"limit": "password_queue", "value": 3}
+        assert refused.value.details["limit"] == "password_queue"
+        assert refused.value.details["value"] == 3
+        assert refused.value.details["retry_after_seconds"] == PASSWORD_RETRY_SECONDS
         waiting[2].cancel()
         with pytest.raises(asyncio.CancelledError):
             await waiting[2]

@@ -75,9 +75,7 @@ SAMPLES: list[DomainEvent] = [
     VersionsExpired(database_id="d", through=2),
     MapsRewritten(
         database_id="d",
-        maps=(
-            RewrittenMap(version=2, map_key="m", map_is_snapshot=True, segments=("s3",)),
-        ),
+        maps=(RewrittenMap(version=2, map_key="m", map_is_snapshot=True, segments=("s3",)),),
     ),
 ]
 

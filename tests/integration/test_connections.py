@@ -1,0 +1,139 @@
+"""Connections that ask for nothing, or never end asking."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import uvicorn
+
+from edgereplica.app.client_address import ClientAddresses, parse_networks
+from edgereplica.app.connections import Connections, protocols_of
+from edgereplica.app.serve import listen
+
+HEAD = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n"
+
+
+async def app(scope: Any, receive: Any, send: Any) -> None:
+    if scope["type"] == "websocket":
+        await receive()
+        await send({"type": "websocket.accept"})
+        while (await receive())["type"] != "websocket.disconnect":
+            pass
+        return
+    while (await receive()).get("more_body"):
+        pass
+    await send(
+        {"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]}
+    )
+    await send({"type": "http.response.body", "body": b"ok"})
+
+
+async def until(true: Callable[[], bool]) -> None:
+    while True:
+        if true():
+            return
+        await asyncio.sleep(0)
+
+
+def serving(
+    check: Callable[[int], Awaitable[None]], connections: Connections, seconds: float
+) -> None:
+    async def main() -> None:
+        http, websocket = protocols_of(connections, seconds)
+        config = uvicorn.Config(app, http=http, ws=websocket, lifespan="off", log_config=None)
+        server = uvicorn.Server(config)
+        sockets = listen("127.0.0.1", 0)
+        task = asyncio.create_task(server._serve(sockets))
+        await until(lambda: server.started)
+        try:
+            await check(sockets[0].getsockname()[1])
+        finally:
+            server.should_exit = True
+            await task
+
+    asyncio.run(asyncio.wait_for(main(), 60))
+
+
+async def talk(port: int, *parts: bytes) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    for part in parts:
+        writer.write(part)
+        await writer.drain()
+    return reader, writer
+
+
+async def end_of(reader: asyncio.StreamReader) -> bytes:
+    try:
+        return await reader.read()
+    except ConnectionError:
+        return b""
+
+
+def test_a_request_that_never_arrives_whole_is_cut() -> None:
+    async def check(port: int) -> None:
+        for parts in ([], [b"GET"], [HEAD], [HEAD, b"\r\n", b"abc"]):
+            reader, writer = await talk(port, *parts)
+            assert await end_of(reader) == b"", parts
+            writer.close()
+        # Neither does a second one on a connection that was good once.
+        reader, writer = await talk(port, HEAD, b"\r\nabcde")
+        assert (await reader.readuntil(b"ok")).startswith(b"HTTP/1.1 200")
+        writer.write(HEAD)
+        assert await end_of(reader) == b""
+        writer.close()
+
+    serving(check, Connections(), 0.2)
+
+
+def test_a_long_session_is_not_cut() -> None:
+    async def check(port: int) -> None:
+        reader, writer = await talk(port, HEAD, b"\r\nabcde")
+        assert (await reader.readuntil(b"ok")).startswith(b"HTTP/1.1 200")
+        handshake = (
+            b"GET / HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+            b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
+        )
+        socket_reader, socket_writer = await talk(port, handshake)
+        assert b"101" in await socket_reader.readline()
+        for _ in range(3):  # each of these connections takes its deadline to be cut
+            other, closing = await talk(port)
+            assert await end_of(other) == b""
+            closing.close()
+        assert not socket_reader.at_eof()
+        writer.write(HEAD + b"\r\nabcde")
+        assert (await reader.readuntil(b"ok")).startswith(b"HTTP/1.1 200")
+        for each in (writer, socket_writer):
+            each.close()
+
+    serving(check, Connections(), 0.2)
+
+
+def test_an_address_has_so_many_connections_and_gets_them_back() -> None:
+    connections = Connections(3)
+
+    async def check(port: int) -> None:
+        held = [await talk(port, HEAD) for _ in range(3)]
+        reader, writer = await talk(port)
+        assert (await reader.read()).startswith(b"HTTP/1.1 429 ")
+        writer.close()
+        for _, writer in held:
+            writer.close()
+        await until(lambda: not len(connections))
+        reader, writer = await talk(port, HEAD, b"\r\nabcde")
+        assert (await reader.readuntil(b"ok")).startswith(b"HTTP/1.1 200")
+        writer.close()
+        await until(lambda: not len(connections))
+
+    serving(check, connections, 30)
+
+
+def test_a_trusted_proxy_may_have_as_many_as_it_needs() -> None:
+    trusted = ClientAddresses(parse_networks("127.0.0.0/8", "TRUSTED_PROXIES"))
+
+    async def check(port: int) -> None:
+        held = [await talk(port, HEAD, b"\r\nabcde") for _ in range(9)]
+        for reader, writer in held:
+            assert (await reader.readuntil(b"ok")).startswith(b"HTTP/1.1 200")
+            writer.close()
+
+    serving(check, Connections(3, trusted), 30)
