@@ -25,6 +25,10 @@ _NO_DATABASE: Final = {
     26: "is not a SQLite database, or is encrypted",
 }
 _FULL: Final = 13
+_WRITE_FAILED: Final = frozenset({10, 778, 4874})
+"""IOERR (all that `sqlite_dbpage` passes on), IOERR_WRITE and IOERR_SHMSIZE: SQLite says FULL for
+ENOSPC alone, and one of these where a quota or a limit of the process stops it. A failing disk says
+the same."""
 _PRIMARY_MASK: Final = 0xFF
 
 _NO_SPACE: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
@@ -76,8 +80,9 @@ def from_sqlite_error(path: Path, error: Exception, holders: str = "") -> EdgeRe
         return FileBusy(f"{where} is busy: {held}", path=where, holders=holders)
     if code in _NO_DATABASE:
         return NotADatabase(f"{where} {_NO_DATABASE[code]}: {error}", path=where)
-    if code == _FULL:
-        return DiskFull(f"no space left to write {where}", path=where)
+    if code == _FULL or getattr(error, "sqlite_errorcode", 0) in _WRITE_FAILED:
+        reason = "" if code == _FULL else f": a quota is reached, or the disk fails ({error})"
+        return DiskFull(f"no space left to write {where}{reason}", path=where)
     if code == SQLITE_READONLY:
         return LocalFileError(f"{where} cannot be written: {error}", path=where)
     if code == SQLITE_CANTOPEN:

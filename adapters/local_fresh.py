@@ -66,7 +66,11 @@ class FreshFile:
             self._temporary.unlink(missing_ok=True)  # of a pull that was killed
             flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
             self._descriptor = os.open(self._temporary, flags, 0o666)  # less the umask
-            os.ftruncate(self._descriptor, page_size * page_count)
+            try:
+                os.ftruncate(self._descriptor, page_size * page_count)
+            except OSError:
+                self.abandon()
+                raise
 
     def _check_space(self) -> None:
         needed = self.page_size * self.page_count

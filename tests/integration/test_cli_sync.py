@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 from tests.helpers_proxy import StallingProxy
-from tests.helpers_server import START_SECONDS_MAX, Account, ServerProcess, clean_environment
+from tests.helpers_server import START_SECONDS_MAX, ServerProcess
+from tests.helpers_sync import User, dump, execute, make_notes
 
 from edgereplica.app import sample_database
 
-EDGEREPLICA = str(Path(sys.executable).with_name("edgereplica"))
 WRITER = """
 import sqlite3, sys
 db = sqlite3.connect(sys.argv[1], isolation_level=None, timeout=60)
@@ -27,43 +27,6 @@ while True:
 """
 
 
-class User:
-    """One user's machine: a home, a database on the server, tokens for it."""
-
-    def __init__(self, home: Path, base: str) -> None:
-        self.home, self.base = home, base
-        account = Account.signup(base, f"{home.name.replace('_', '-')}@example.org")
-        database = account.create_database("main")
-        self.tokens = {way: account.token(database, way) for way in ("push", "pull")}
-        self.tokens["status"] = self.tokens["pull"]
-
-    def command(self, way: str, file: Path, *words: str) -> list[str]:
-        return [EDGEREPLICA, "sync", way, "--db", str(file), *words]
-
-    def environment(self, way: str, **more: str) -> dict[str, str]:
-        known = {"EDGEREPLICA_SERVER": self.base, "EDGEREPLICA_SYNC_TOKEN": self.tokens[way]}
-        return clean_environment(self.home, **{**known, **more})
-
-    def run(
-        self, way: str, file: Path, *words: str, **more: str
-    ) -> "subprocess.CompletedProcess[str]":
-        return subprocess.run(
-            self.command(way, file, *words),
-            check=False,
-            capture_output=True,
-            text=True,
-            stdin=subprocess.DEVNULL,
-            timeout=120,
-            env=self.environment(way, **more),
-        )
-
-    def ok(self, way: str, file: Path, *words: str) -> dict[str, object]:
-        done = self.run(way, file, *words, "--json")
-        assert done.returncode == 0, done.stderr
-        found: dict[str, object] = json.loads(done.stdout)
-        return found
-
-
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     with ServerProcess(tmp_path_factory.mktemp("sync") / "data") as running:
@@ -73,26 +36,6 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
 @pytest.fixture
 def user(server: ServerProcess, tmp_path: Path) -> User:
     return User(tmp_path, server.base)
-
-
-def make_notes(file: Path) -> None:
-    with closing(sqlite3.connect(file, isolation_level=None)) as db:
-        db.execute("PRAGMA journal_mode = wal")
-        db.execute("CREATE TABLE notes (id INTEGER PRIMARY KEY, stamp INTEGER, text TEXT)")
-        rows = [(0, f"note {number} " * 20) for number in range(2000)]
-        db.execute("BEGIN")
-        db.executemany("INSERT INTO notes (stamp, text) VALUES (?, ?)", rows)
-        db.execute("COMMIT")
-
-
-def execute(file: Path, sql: str) -> None:
-    with closing(sqlite3.connect(file, isolation_level=None, timeout=30)) as db:
-        db.execute(sql)
-
-
-def dump(file: Path) -> list[str]:
-    with closing(sqlite3.connect(file)) as db:
-        return list(db.iterdump())
 
 
 def test_a_database_that_another_process_writes_to_goes_round(user: User, tmp_path: Path) -> None:

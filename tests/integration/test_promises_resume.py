@@ -1,0 +1,168 @@
+"""Cut, killed, hung: nothing is seen of it, and the next push sends only what is missing."""
+
+import shutil
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.helpers_cutting import CuttingProxy, Fault
+from tests.helpers_server import START_SECONDS_MAX, ServerProcess
+from tests.helpers_sync import User, dump, execute, make_notes, sessions_ended, wait_for
+
+from edgereplica.app import sample_database
+from edgereplica.events.limits import SEGMENT_BYTES_MAX
+
+MIB = 1024 * 1024
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+    with ServerProcess(tmp_path_factory.mktemp("resume") / "data") as running:
+        yield running
+
+
+@pytest.fixture
+def user(server: ServerProcess, tmp_path: Path) -> User:
+    return User(tmp_path, server.base)
+
+
+def elsewhere(user: User, file: Path) -> Path:
+    """The same database on another machine: another directory, and no trace of the first push."""
+    place = user.home / "elsewhere"
+    place.mkdir()
+    shutil.copy(file, place / "copy.db")
+    return place / "copy.db"
+
+
+def check_resumed(done: dict[str, Any], least: int) -> None:
+    assert done["outcome"] == "pushed"
+    assert done["pages_resumed"] >= least
+    assert done["pages_sent"] + done["pages_resumed"] == done["pages_changed"]
+    assert done["bytes_sent"] < (done["pages_sent"] + 200) * done["page_size"] * 1.05
+
+
+def hung_push(user: User, proxy: CuttingProxy, file: Path) -> Any:
+    push = user.start("push", file, "--compress", "never", EDGEREPLICA_SERVER=proxy.base)
+    assert proxy.reached.wait(START_SECONDS_MAX)
+    return push
+
+
+@pytest.mark.parametrize("where", ["here", "elsewhere"])
+def test_a_client_killed_in_mid_push_has_sent_nothing_in_vain(
+    user: User, server: ServerProcess, tmp_path: Path, where: str
+) -> None:
+    file = tmp_path / "app.db"
+    sample_database.create(file, 6 * MIB)
+    ended = sessions_ended(server)
+    with CuttingProxy(user.base, Fault("stall", 3 * MIB)) as proxy:
+        push = hung_push(user, proxy, file)
+        push.kill()
+        push.communicate()
+    wait_for(lambda: sessions_ended(server) > ended, "the server saw the end of the session")
+    assert user.ok("status", file)["head"] == 0, "half a push is visible"
+    again = elsewhere(user, file) if where == "elsewhere" else file
+    done = user.ok("push", again, "--compress", "never")
+    check_resumed(done, MIB // 4096)
+    said = user.run("push", again).stdout
+    assert said.startswith("unchanged: version 1")
+    user.ok("pull", tmp_path / "pulled.db")
+    assert dump(tmp_path / "pulled.db") == dump(file)
+
+
+def test_a_server_killed_in_mid_push_keeps_its_full_segments(user: User, tmp_path: Path) -> None:
+    file, data = tmp_path / "app.db", tmp_path / "data"
+    sample_database.create(file, 20 * MIB)
+    with ServerProcess(data) as server:
+        user = User(tmp_path, server.base)
+        with CuttingProxy(server.base, Fault("stall", 18 * MIB)) as proxy:
+            push = user.start(
+                "push", file, "--compress", "never", "--json", "--retries", "0",
+                EDGEREPLICA_SERVER=proxy.base,
+            )  # fmt: skip
+            assert proxy.reached.wait(START_SECONDS_MAX)
+            wait_for(lambda: staged_segments(data) > 0, "a segment is staged")
+            server.process.kill()
+            server.process.wait()
+            said, complaint = push.communicate(timeout=START_SECONDS_MAX)
+        assert (push.returncode, said) == (5, ""), complaint
+    with ServerProcess(data) as server:
+        user.base = server.base
+        assert user.ok("status", file)["head"] == 0
+        done = user.ok("push", file, "--compress", "never")
+        check_resumed(done, SEGMENT_BYTES_MAX // 4096 // 2)
+        user.ok("pull", tmp_path / "pulled.db")
+    assert dump(tmp_path / "pulled.db") == dump(file)
+
+
+def staged_segments(data: Path) -> int:
+    (repo,) = data.glob("*.db")
+    with closing(sqlite3.connect(repo, timeout=30)) as db:
+        (count,) = db.execute("SELECT count(*) FROM staged_segments").fetchone()
+    return int(count)
+
+
+@pytest.mark.parametrize("action", ["cut", "reset", "half_close"])
+def test_a_cut_push_is_retried_visibly_in_the_same_process(
+    user: User, tmp_path: Path, action: Any
+) -> None:
+    file = tmp_path / "app.db"
+    sample_database.create(file, 2 * MIB)
+    with CuttingProxy(user.base, Fault(action, MIB)) as proxy:
+        done = user.run("push", file, "--compress", "never", EDGEREPLICA_SERVER=proxy.base)
+        assert done.returncode == 0, done.stderr
+        assert "attempt 1 of 5" in done.stderr
+        assert proxy.connections == 2
+    assert "pushed version 1" in done.stdout
+    user.ok("pull", tmp_path / "pulled.db")
+    assert dump(tmp_path / "pulled.db") == dump(file)
+
+
+def test_a_push_whose_acknowledgement_is_lost_is_one_version(user: User, tmp_path: Path) -> None:
+    """The commit happened, its answer never came: the retry finds its own content at the head."""
+    file = tmp_path / "app.db"
+    make_notes(file)
+    with CuttingProxy(user.base, record=True) as proxy:
+        user.ok("push", file, EDGEREPLICA_SERVER=proxy.base)
+        everything = len(proxy.links[0].down)
+    execute(file, "UPDATE notes SET stamp = 2")
+    with CuttingProxy(user.base, Fault("cut", everything - 20, upwards=False)) as proxy:
+        done = user.ok("push", file, EDGEREPLICA_SERVER=proxy.base)
+    assert done["version"] in (2, None) or done["outcome"] == "unchanged"
+    assert user.ok("status", file)["head"] == 2
+    assert user.ok("status", file)["push"] == "nothing"
+
+
+def test_a_pull_cut_anywhere_leaves_the_file_and_the_next_one_succeeds(
+    user: User, tmp_path: Path
+) -> None:
+    file, replica = tmp_path / "app.db", tmp_path / "replica.db"
+    sample_database.create(file, 2 * MIB)
+    user.ok("push", file)
+    with CuttingProxy(user.base, Fault("cut", MIB, upwards=False)) as proxy:
+        code, error = user.refused("pull", replica, "--retries", "0", EDGEREPLICA_SERVER=proxy.base)
+        assert (code, error["code"]) == (5, "network")
+        assert [p.name for p in tmp_path.glob("replica*")] == []
+        proxy.expect(Fault("cut", MIB, upwards=False))
+        done = user.run("pull", replica, EDGEREPLICA_SERVER=proxy.base)
+        assert done.returncode == 0, done.stderr
+        assert "attempt 1 of 5" in done.stderr
+    assert dump(replica) == dump(file)
+
+
+def test_a_client_killed_in_mid_pull_leaves_no_file_and_no_lock(user: User, tmp_path: Path) -> None:
+    file, replica = tmp_path / "app.db", tmp_path / "replica.db"
+    sample_database.create(file, 2 * MIB)
+    user.ok("push", file)
+    with CuttingProxy(user.base, Fault("stall", MIB, upwards=False)) as proxy:
+        pull = user.start("pull", replica, EDGEREPLICA_SERVER=proxy.base)
+        assert proxy.reached.wait(START_SECONDS_MAX)
+        pull.kill()
+        pull.communicate()
+    assert not replica.exists()
+    user.ok("pull", replica)
+    assert dump(replica) == dump(file)
+    left = {p.name for p in tmp_path.glob("replica*")}
+    assert left <= {"replica.db", "replica.db-edgereplica", "replica.db-wal", "replica.db-shm"}
