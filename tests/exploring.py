@@ -7,6 +7,7 @@ by state and by the machine's memory, roughly (`_aspects`), so that the walk end
 
 from collections import Counter
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 from statemachine import State
@@ -210,6 +211,7 @@ class Situation:
 PER_SITUATION_MAX = 2
 
 
+@cache
 def explore(name: str, wire_version: int) -> list[Situation]:
     """Situations of the machine, a few of each state for each way to begin, nearest first."""
     start = Situation(name, wire_version, make_machine(name, wire_version).state_id, ())
@@ -224,7 +226,9 @@ def explore(name: str, wire_version: int) -> list[Situation]:
             except EdgeReplicaError:
                 continue
             remembered = _aspects(machine)
-            kind = (machine.state_id, repr((situation.path or (event,))[0]), remembered[-1])
+            kind: tuple[Any, ...] = (machine.state_id,)
+            if not machine.finished:
+                kind = (*kind, repr((situation.path or (event,))[0]), remembered[-1])
             if remembered in seen or counts[kind] == PER_SITUATION_MAX:
                 continue
             seen.add(remembered)

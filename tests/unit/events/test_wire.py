@@ -45,7 +45,7 @@ def decoded(codec: WireCodec, frame: bytes) -> Message | None:
         return None
 
 
-@settings(max_examples=3000, deadline=None)
+@settings(max_examples=1500, deadline=None)
 @given(HOSTILE)
 @example(b"\x02" + msgpack.packb({"kind": "error", "data": {"code": "", "message": "x"}}))
 def test_any_bytes_are_a_message_or_undecodable(frame: bytes) -> None:
@@ -60,7 +60,7 @@ def test_any_bytes_are_a_message_or_undecodable(frame: bytes) -> None:
 
 
 # A byte of each of msgpack's types and lengths: where a scanner of shapes goes wrong.
-@settings(max_examples=2000, deadline=None)
+@settings(max_examples=1000, deadline=None)
 @given(st.lists(st.sampled_from(range(0x7E, 0x101)).map(lambda b: bytes([b & 0xFF])) | st.just(
     b"\x00") | st.just(b"\x01") | st.just(b"\xa4kind"), max_size=24).map(b"".join))  # fmt: skip
 def test_the_scan_lets_through_what_msgpack_reads(body: bytes) -> None:

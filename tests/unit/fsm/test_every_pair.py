@@ -5,11 +5,10 @@ remembers exactly what it did before.
 """
 
 import copy
-from functools import cache
 from typing import Any
 
 import pytest
-from tests.exploring import Situation, examples, explore, memory
+from tests.exploring import examples, explore, memory
 
 from edgereplica.events.errors import EdgeReplicaError, ProtocolViolation
 from edgereplica.events.session import Event, Failed, MessageReceived, PeerLost
@@ -21,11 +20,6 @@ from edgereplica.fsm.registry import MACHINES
 BOTH = [(name, version) for name in MACHINES for version in (1, 2)]
 
 
-@cache
-def situations(name: str, wire_version: int) -> list[Situation]:
-    return explore(name, wire_version)
-
-
 def declared(name: str, state: str, event: Event) -> list[Step]:
     trigger = trigger_of(event)
     return [s for s in steps(MACHINES[name]) if (s.source, s.event) == (state, trigger)]
@@ -35,41 +29,29 @@ def declared(name: str, state: str, event: Event) -> list[Step]:
 def test_every_pair_is_taken_as_declared_or_refused_without_a_trace(
     name: str, wire_version: int
 ) -> None:
-    for situation in situations(name, wire_version):
-        machine = situation.enter()
+    for situation in explore(name, wire_version):
+        machine, refused, taken = situation.enter(), [], []
         before = copy.deepcopy(memory(machine))
         for event in examples(wire_version):
             possible = declared(name, situation.state, event)
             try:
-                machine.handle(event)
+                effects = machine.handle(event)
             except ProtocolViolation as error:
                 assert error.message
             except EdgeReplicaError:
                 assert possible, f"{situation} {event}: refused with another error"
             else:
                 assert machine.state_id in {step.target for step in possible}, (situation, event)
+                taken.append((event, (effects, memory(machine))))
                 machine = situation.enter()
                 continue
             assert memory(machine) == before, (situation, event)
-
-
-@pytest.mark.parametrize(("name", "wire_version"), BOTH)
-def test_a_refused_event_leaves_no_trace_in_what_follows(name: str, wire_version: int) -> None:
-    """Memory that `memory` does not see would show in later effects."""
-    for situation in situations(name, wire_version):
-        plain, disturbed = situation.enter(), situation.enter()
-        for event in examples(wire_version):
-            answer = _answer(plain, event)
-            if answer is None:
-                for _ in range(2):
-                    assert _answer(disturbed, event) is None, (situation, event)
-                continue
-            fresh = situation.enter()
-            for refused in examples(wire_version):
-                if _answer(situation.enter(), refused) is None:
-                    assert _answer(fresh, refused) is None
-            assert _answer(fresh, event) == answer, (situation, event)
-            break
+            refused.append(event)
+        # What `memory` does not see would show in what follows: all refusals, then one event.
+        for event, answer in taken[:1]:
+            disturbed = situation.enter()
+            assert [_answer(disturbed, other) for other in refused] == [None] * len(refused)
+            assert _answer(disturbed, event) == answer, (situation, event)
 
 
 def _answer(machine: Machine, event: Event) -> Any:
@@ -97,7 +79,7 @@ def test_every_declared_transition_is_reachable(name: str) -> None:
             taken.add(id(transition))
 
     for wire_version in (1, 2):
-        for situation in situations(name, wire_version):
+        for situation in explore(name, wire_version):
             for event in examples(wire_version):
                 if not never_from(situation.state, trigger_of(event)):
                     continue
@@ -124,7 +106,7 @@ def test_nothing_is_declared_behind_an_unguarded_transition(name: str) -> None:
 @pytest.mark.parametrize(("name", "wire_version"), BOTH)
 def test_every_session_can_end_at_any_time(name: str, wire_version: int) -> None:
     """The driver counts on it: `Failed` and `PeerLost` are never refused before the end."""
-    for situation in situations(name, wire_version):
+    for situation in explore(name, wire_version):
         machine = situation.enter()
         if machine.finished:
             continue
@@ -144,9 +126,9 @@ def test_every_session_can_end_at_any_time(name: str, wire_version: int) -> None
 @pytest.mark.parametrize(("name", "wire_version"), BOTH)
 def test_final_states_take_nothing(name: str, wire_version: int) -> None:
     finals = {state.id for state in MACHINES[name].states if state.final}
-    reached = {s.state for s in situations(name, wire_version) if s.state in finals}
+    reached = {s.state for s in explore(name, wire_version) if s.state in finals}
     assert {"refused", "lost"} <= reached
-    for situation in situations(name, wire_version):
+    for situation in explore(name, wire_version):
         if situation.state in finals:
             machine = situation.enter()
             assert machine.finished
@@ -157,7 +139,7 @@ def test_final_states_take_nothing(name: str, wire_version: int) -> None:
 
 @pytest.mark.parametrize("name", MACHINES)
 def test_every_state_is_reached_in_some_version(name: str) -> None:
-    reached = {s.state for version in (1, 2) for s in situations(name, version)}
+    reached = {s.state for version in (1, 2) for s in explore(name, version)}
     assert reached == {state.id for state in MACHINES[name].states}
 
 
@@ -177,7 +159,7 @@ def test_the_strict_flags_are_written_out(name: str) -> None:
 @pytest.mark.parametrize("wire_version", [1, 2])
 def test_no_transition_of_a_pull_stores_anything(wire_version: int) -> None:
     """A token for pulling cannot write, whatever its bearer sends."""
-    for situation in situations("server_pull", wire_version):
+    for situation in explore("server_pull", wire_version):
         for event in examples(wire_version):
             answer = _answer(situation.enter(), event)
             names = {type(effect).__name__ for effect in answer[0]} if answer else set()
