@@ -31,7 +31,7 @@ from ..events.errors import (
     Unimplemented,
 )
 from ..events.limits import ADMIN_ANSWER_BYTES_MAX, ADMIN_TIMEOUT_SECONDS
-from .server_url import normalize_server
+from .server_url import check_secure, normalize_server
 
 SERVICE = "edgereplica.admin.v1.AdminService"
 _DIRECTIONS = {"push": "DIRECTION_PUSH", "pull": "DIRECTION_PULL"}
@@ -118,8 +118,10 @@ class AdminClient:
         session_token: str | None = None,
         *,
         timeout_seconds: float = ADMIN_TIMEOUT_SECONDS,
+        insecure: bool = False,
     ) -> None:
         self.server = normalize_server(server)
+        check_secure(self.server, insecure=insecure)
         self._session_token = session_token
         self._timeout_seconds = timeout_seconds
 

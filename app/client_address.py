@@ -48,14 +48,6 @@ def parse_address(text: str) -> Address | None:
     return address
 
 
-def is_loopback(host: str) -> bool:
-    """Whether `host` can be reached from this machine only."""
-    if host.lower() == "localhost":
-        return True
-    address = parse_address(host)
-    return address is not None and address.is_loopback
-
-
 def limit_key(address: str) -> str:
     """What is counted as one client: an IPv4 address, or the /64 that an IPv6 address lies in.
 

@@ -21,7 +21,7 @@ from ..fsm.machine import Machine
 from .compression import CompressMode
 from .driver import CODECS, Driver, End
 from .results import Progress, ProgressHook
-from .server_url import normalize_server
+from .server_url import check_secure, normalize_server
 
 LOOPBACK_HOSTS = ("localhost", "127.0.0.1", "::1")
 
@@ -45,6 +45,8 @@ Connector = Callable[[str, str], Awaitable[ClientTransport]]
 class Options:
     """What a caller may choose for a sync; `protocol` None is v2, and v1 with an old server.
 
+    `insecure` allows a server that is neither https nor on this machine.
+
     `connector` opens the connection: a WebSocket, unless a simulation puts its own wire there.
     """
 
@@ -57,6 +59,7 @@ class Options:
     checksum: bool = False
     progress: ProgressHook | None = None
     record: Path | None = None
+    insecure: bool = False
     connector: Connector | None = None
 
     @property
@@ -117,6 +120,7 @@ async def run_session(
 async def _connected(options: Options, direction: Literal["push", "pull"]) -> ClientTransport:
     if options.connector is not None:
         return await options.connector(options.sync_url, options.token)
+    check_secure(normalize_server(options.server), insecure=options.insecure)
     return await connect(options.sync_url, options.token, direction)
 
 

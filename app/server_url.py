@@ -3,12 +3,14 @@
 One spelling matters because cached sessions are kept under it.
 """
 
+import os
 from ipaddress import ip_address
 from urllib.parse import urlsplit
 
 from ..events.errors import InvalidArgument
 
 DEFAULT_SERVER = "http://localhost:8787"
+INSECURE_VARIABLE = "EDGEREPLICA_INSECURE"
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
@@ -50,6 +52,22 @@ def is_loopback(host: str) -> bool:
         return ip_address(host).is_loopback
     except ValueError:
         return False
+
+
+def check_secure(server: str, *, insecure: bool = False) -> None:
+    """Refuse to send secrets in the clear: `server` (normalized) is https, or on this machine.
+
+    `insecure`, or EDGEREPLICA_INSECURE=1 in the environment, allows it: for a private network, or a
+    tunnel that encrypts.
+    """
+    parts = urlsplit(server)
+    if parts.scheme == "https" or is_loopback(parts.hostname or ""):
+        return
+    if not insecure and os.environ.get(INSECURE_VARIABLE) != "1":
+        raise InvalidArgument(
+            f"{server} is not encrypted: password, tokens and pages could be read on the way",
+            hint="write https://, or say --insecure (EDGEREPLICA_INSECURE=1) if the way is private",
+        )
 
 
 def _refused(why: str) -> InvalidArgument:

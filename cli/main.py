@@ -43,6 +43,12 @@ def _print_version(wanted: bool) -> None:
 @app.callback()
 def root(
     server: ServerOption = None,
+    insecure: Annotated[
+        bool,
+        typer.Option(
+            "--insecure", help="Allow http:// to another machine (EDGEREPLICA_INSECURE=1)."
+        ),
+    ] = False,
     version: Annotated[
         bool,
         typer.Option(
@@ -60,6 +66,8 @@ def root(
       edgereplica sync push --db app.db --database main
       edgereplica sync pull --db copy.db --database main
     """
+    if insecure:
+        os.environ["EDGEREPLICA_INSECURE"] = "1"
 
 
 for command in (accounts.signup, accounts.login, accounts.logout, accounts.whoami):

@@ -52,7 +52,7 @@ class Root(TyperGroup):
         **extra: Any,
     ) -> NoReturn:
         """Run, and leave with the exit code. `standalone_mode` makes no difference here."""
-        words = list(sys.argv[1:] if args is None else args)
+        words = _root_options_first(list(sys.argv[1:] if args is None else args))
         try:
             code = super().main(words, prog_name, complete_var, False, windows_expand_args, **extra)
             sys.stdout.flush()
@@ -74,6 +74,14 @@ class Root(TyperGroup):
             code = EXIT_OUTPUT_CLOSED
             _discard_output()
         sys.exit(code if isinstance(code, int) else 0)
+
+
+def _root_options_first(words: list[str]) -> list[str]:
+    """`--insecure` belongs to the root, but people write it where the address stands."""
+    end = words.index("--") if "--" in words else len(words)
+    if "--insecure" not in words[:end]:
+        return words
+    return ["--insecure", *(w for w in words[:end] if w != "--insecure"), *words[end:]]
 
 
 def _report_usage(error: typer.TyperException, *, as_json: bool) -> int:

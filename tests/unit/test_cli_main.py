@@ -140,3 +140,16 @@ def test_the_console_script_is_this_program() -> None:
     assert callable(program.main)
     assert get_command(app).name == "edgereplica"
     assert isinstance(get_group(app), program.Root)
+
+
+def test_insecure_may_stand_anywhere_before_a_double_dash(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EDGEREPLICA_INSECURE", "0")
+    plain = ["whoami", "--server", "http://sync.invalid"]
+    for words in ([*plain], ["--", *plain, "--insecure"]):
+        done = CliRunner().invoke(app, words)
+        assert done.exit_code in (2, 4)
+        assert os.environ["EDGEREPLICA_INSECURE"] == "0"
+    for words in (["--insecure", *plain], [*plain, "--insecure"]):
+        monkeypatch.setenv("EDGEREPLICA_INSECURE", "0")
+        CliRunner().invoke(app, words)
+        assert os.environ["EDGEREPLICA_INSECURE"] == "1"
