@@ -179,9 +179,11 @@ class SimPullEnd:
         return self._reply
 
     async def prepare(self, effect: PrepareReplica) -> ReplicaPrepared:
-        if self._refusal is not None:
-            raise self._refusal
         reply = self._reply = effect.reply
+        # Content without a base that the server knows all the same is one of its versions.
+        is_version = self._held is not None and self._content.changed is None and reply.base_known
+        if self._refusal is not None and not is_version:
+            raise self._refusal
         self._digests = bytearray(reply.page_count * DIGEST_BYTES)
         self._pages = [b""] * reply.page_count
         if self._held is None or self._held.page_size != reply.page_size:
@@ -331,7 +333,7 @@ class SimClient:
         )
         machine = self._machines.client_push(self.wire_version)
         options = self._session("push")
-        await run_session(options, self.wire_version, lambda _: (machine, end, planned))
+        await run_session(options, self.wire_version, "push", lambda _: (machine, end, planned))
         assert machine.reply is not None
         return machine.outcome.version if machine.outcome is not None else machine.reply.head
 
@@ -377,7 +379,7 @@ class SimClient:
         end = SimPullEnd(replica, refusal, self.wire_version, ignore, self._rng)
         machine = self._machines.client_pull(self.wire_version)
         options = self._session("pull")
-        await run_session(options, self.wire_version, lambda _: (machine, end, planned))
+        await run_session(options, self.wire_version, "pull", lambda _: (machine, end, planned))
         reply = machine.reply
         assert reply is not None
         if machine.state_id == "pulled":

@@ -15,6 +15,7 @@ The oracle knows every content that a push began with. What must hold:
 
 import asyncio
 from collections.abc import Coroutine
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -197,7 +198,11 @@ class World:
         recorder = None
         if self.record is not None:
             recorder = FileRecorder(self.record / f"server-{self._connections}.jsonl", machine)
-        await Driver(machine, end, transport, recorder=recorder).run()
+        try:
+            await Driver(machine, end, transport, recorder=recorder).run()
+        finally:
+            with suppress(EdgeReplicaError, Killed):
+                await end.close()
 
     def _ended(self, process: _Process, task: asyncio.Task[None]) -> None:
         del process.sessions[task]
