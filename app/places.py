@@ -20,6 +20,8 @@ from ..events.limits import POSTGRES_CONNECTIONS_DEFAULT
 from . import data_dir
 from .settings import Settings
 
+POSTGRES_SCHEMES = ("postgresql://", "postgres://")
+
 
 @dataclass(frozen=True, slots=True)
 class Place:
@@ -41,6 +43,17 @@ class Place:
                 "s3://bucket/prefix, gs://…, az://… or file:///shared/directory"
             )
         return cls(settings.data_dir, url, settings.page_store_url, settings.database_connections)
+
+    @classmethod
+    def at(cls, where: str, page_store_url: str = "") -> Self:
+        """The place at a data directory or a `postgresql://` URL, as a command line names it."""
+        if "://" not in where:
+            return cls(Path(where).absolute(), "", page_store_url)
+        if not where.startswith(POSTGRES_SCHEMES):
+            raise InvalidArgument("a place is a data directory or a postgresql:// URL")
+        if not page_store_url:
+            raise InvalidArgument("a PostgreSQL place needs a page store, like s3://bucket/prefix")
+        return cls(Path(), where, page_store_url)
 
     def __repr__(self) -> str:
         return f"Place({'PostgreSQL' if self.embedded is False else str(self.directory)!r})"

@@ -42,15 +42,7 @@ class Opened:
     claims: VerifiedClaims
 
     def refs(self, version: int) -> list[VersionRef]:
-        """`version` and its ancestors down to the nearest whole map, ascending."""
-        refs: list[VersionRef] = []
-        while version > 0:
-            committed = self.history.ancestor(version)
-            refs.append(version_ref(committed, self.history.org_id))
-            if committed.map_is_snapshot:
-                break
-            version = committed.parent
-        return refs[::-1]
+        return version_refs(self.history, version)
 
     async def open_map(self, storage: PageStorage, version: int) -> PageMap:
         return await storage.open_map(self.refs(version), version)
@@ -116,6 +108,18 @@ class PageAllowance:
                 limit="token_max_bytes",
                 value=self._bytes_max,
             )
+
+
+def version_refs(history: History, version: int) -> list[VersionRef]:
+    """`version` and its ancestors down to the nearest whole map, ascending."""
+    refs: list[VersionRef] = []
+    while version > 0:
+        committed = history.ancestor(version)
+        refs.append(version_ref(committed, history.org_id))
+        if committed.map_is_snapshot:
+            break
+        version = committed.parent
+    return refs[::-1]
 
 
 def version_ref(version: VersionCommitted, org_id: str) -> VersionRef:

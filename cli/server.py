@@ -8,7 +8,7 @@ import typer
 
 from ..events.errors import FileBusy, NetworkError
 from ..events.limits import WORKERS_MAX
-from .console import emit, emit_json, note
+from .console import emit, emit_json, human_bytes, note
 from .root import JsonOption
 
 admin = typer.Typer(help="Look after a server's data directory.", no_args_is_help=True)
@@ -133,6 +133,59 @@ def migrate(data_dir: DataDirOption = None, as_json: JsonOption = False) -> None
             emit(f"applied {name}")
     else:
         emit("nothing to apply")
+
+
+@admin.command("copy")
+def copy(
+    source: Annotated[str, typer.Option("--from", metavar="PLACE", help="Copy what is here.")],
+    target: Annotated[str, typer.Option("--to", metavar="PLACE", help="To here.")],
+    source_store: Annotated[
+        str, typer.Option("--from-store", metavar="URL", help="Page store of --from.")
+    ] = "",
+    target_store: Annotated[
+        str, typer.Option("--to-store", metavar="URL", help="Page store of --to.")
+    ] = "",
+    as_json: JsonOption = False,
+) -> None:
+    """Copy everything between data directories and PostgreSQL, both ways, and verify it.
+
+    A place is a data directory, or a postgresql:// URL with its page store (s3://, gs://, az://
+    or file://). Stop the servers first. Run again after an interruption, it goes on. The target
+    must be empty or such an unfinished copy. Passwords belong in PGPASSWORD or ~/.pgpass.
+
+    \b
+    Examples:
+      edgereplica admin copy --from edgereplica-data --to postgresql://db.example.org/edge \\
+          --to-store s3://bucket/edge
+      edgereplica admin copy --from postgresql:///edge --from-store s3://bucket/edge --to data
+    """
+    from ..app.copying import CopyReport
+    from ..app.copying import copy as copy_place
+    from ..app.places import Place
+
+    said = ""
+
+    def progress(report: CopyReport) -> None:
+        nonlocal said
+        if report.phase != said:
+            said = report.phase
+            note(f"{said} …")
+
+    report = copy_place(
+        Place.at(source, source_store), Place.at(target, target_store), progress
+    ).to_dict()
+    if as_json:
+        emit_json(report)
+        return
+    emit(
+        f"{report['events']:,} events, {report['objects']:,} objects and {report['rows']:,} other "
+        f"rows; of these {report['events_copied']:,} events and {report['objects_copied']:,} "
+        f"objects ({human_bytes(report['bytes_copied'])}) now"
+    )
+    emit(
+        f"verified: {report['versions']:,} versions of {report['databases']:,} databases, "
+        f"{report['pages']:,} pages"
+    )
 
 
 @admin.command("rebuild")

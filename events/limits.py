@@ -144,7 +144,16 @@ HISTORIES_CACHED_MAX: Final = 4096
 VERSIONS_CACHED_MAX: Final = 50_000
 """Versions that all cached histories may hold together (about 1.5 KiB each)."""
 
+DATABASES_PER_READ_MAX: Final = 1000
+COPY_OBJECTS_IN_FLIGHT_MAX: Final = 4
+"""Each is held in memory whole."""
+COPY_PREFIXES_AT_ONCE_MAX: Final = 16
+
 # Client
+LOGIN_WAIT_SECONDS_MAX: Final = 600.0
+"""How long `oauth login` waits for the browser: as long as a state is good by default."""
+PENDING_LOGINS_KEPT_MAX: Final = 16
+"""Logins with a provider that the configuration file remembers until they are completed."""
 CONFIG_BYTES_MAX: Final = 1024 * 1024
 TOKEN_FILE_BYTES_MAX: Final = 64 * 1024
 ADMIN_ANSWER_BYTES_MAX: Final = 16 * 1024 * 1024
