@@ -6,6 +6,7 @@ server found a hint to be wrong.
 """
 
 import secrets
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from ..adapters.local_changes import LocalChanges, find_changes
 from ..adapters.local_snapshot import LocalSnapshot
 from ..adapters.local_state import FileState, unchanged
 from ..adapters.sidecar import Sidecar, SidecarHeader
-from ..events.limits import DIGEST_BYTES
+from ..events.limits import CLOCK_TICK_SECONDS, DIGEST_BYTES, SETTLE_ATTEMPTS_MAX
 from ..events.pages import Runs, pages_of, runs_of
 from .local_content import LocalContent, StaleSidecar
 
@@ -131,8 +132,23 @@ def open_plan(
     if header is not None and not checksum and unchanged(path, header.state):
         yield _unchanged_plan(path, header)
         return
-    with LocalSnapshot.open(path, busy_timeout_seconds=busy_timeout_seconds) as snapshot:
+    with _settled_snapshot(path, busy_timeout_seconds) as snapshot:
         yield _read_plan(path, snapshot, header, checksum)
+
+
+def _settled_snapshot(path: Path, busy_timeout_seconds: float) -> LocalSnapshot:
+    """A snapshot whose state can be told from every later one by the file's time.
+
+    That takes until the next tick of the file system's clock, some milliseconds, after the last
+    write; a file that is written all the time is taken as it is.
+    """
+    for _ in range(SETTLE_ATTEMPTS_MAX):
+        snapshot = LocalSnapshot.open(path, busy_timeout_seconds=busy_timeout_seconds)
+        if snapshot.state.settled:
+            return snapshot
+        snapshot.close()
+        time.sleep(CLOCK_TICK_SECONDS)
+    return LocalSnapshot.open(path, busy_timeout_seconds=busy_timeout_seconds)
 
 
 def _unchanged_plan(path: Path, header: SidecarHeader) -> LocalPlan:

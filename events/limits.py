@@ -25,6 +25,9 @@ HASH_WINDOW_BYTES: Final = 4 * 1024 * 1024
 """Page content that one announced window stands for, at most."""
 DRILL_DOWN_PAGES: Final = (4096, 512, 64, 8)
 """Pages a range in each round of a drill-down; below the last, pages are announced."""
+CLOCK_TICK_SECONDS: Final = 0.005
+SETTLE_ATTEMPTS_MAX: Final = 4
+"""Times that a file written within the last tick of the clock is looked at again."""
 SPOOL_BYTES_IN_MEMORY_MAX: Final = 32 * 1024 * 1024
 """Changed pages held in memory, so that the file's read transaction can end early."""
 ANNOUNCED_WINDOWS_MAX: Final = 4

@@ -182,7 +182,9 @@ class ClientPull(Machine):
 
     def note_reply(self, e: HelloReply) -> None:
         assert self.plan is not None
-        check_reply(e, self.wire_version, self.plan.base)
+        # The root of what is held names a base too: a file may be a version and not know it.
+        named = self.plan.base is not None or self.plan.root is not None
+        check_reply(e, self.wire_version, named_base=named)
         self.reply = e
 
     def note_version_and_close(self, e: HelloReply) -> None:

@@ -186,7 +186,7 @@ class ClientPush(Machine):
 
     def note_reply(self, e: HelloReply) -> None:
         assert self.plan is not None
-        check_reply(e, self.wire_version, self.plan.base)
+        check_reply(e, self.wire_version, named_base=self.plan.base is not None)
         self.reply = e
 
     def note_head_and_close(self, e: HelloReply) -> None:

@@ -76,11 +76,11 @@ def refuse_other_direction(hello: Hello, other: str) -> None:
         raise PermissionDenied(f"this token allows to {held}, not to {other}")
 
 
-def check_reply(reply: HelloReply, wire_version: int, base: int | None) -> None:
+def check_reply(reply: HelloReply, wire_version: int, *, named_base: bool) -> None:
     """Refuse a v2 greeting that leaves out what a client must be able to hold the server to."""
     if wire_version > 1 and (reply.head is None or reply.root is None):
         raise ProtocolViolation("hello_reply names no version or no root")
-    if reply.base_known and base is None:
+    if reply.base_known and not named_base:
         raise ProtocolViolation("hello_reply knows a base that was never named")
 
 

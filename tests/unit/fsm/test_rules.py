@@ -199,12 +199,23 @@ def client(machine: Any, plan: Any) -> Any:
         HelloReply(512, 3, head=1),
         HelloReply(512, 3, root=R1),
         HelloReply(512, 3, root=R2),
-        HelloReply(512, 3, head=1, root=R1, base_known=True),
     ],
 )
-def test_a_greeting_that_leaves_out_or_makes_up_is_refused(reply: HelloReply) -> None:
+def test_a_greeting_that_leaves_something_out_is_refused(reply: HelloReply) -> None:
     for machine in (client(ClientPush(), PUSH), client(ClientPull(), PULL)):
         refused(machine, MessageReceived(reply), "hello_reply")
+
+
+def test_a_greeting_that_knows_a_base_never_named_is_refused() -> None:
+    reply = MessageReceived(HelloReply(512, 3, head=1, root=R1, base_known=True))
+    refused(client(ClientPush(), PUSH), reply, "hello_reply")
+    refused(client(ClientPull(), PullPlanned(512, 3, None, None, None)), reply, "hello_reply")
+
+
+def test_a_pull_that_names_only_its_root_may_be_known_by_it() -> None:
+    machine = client(ClientPull(), PULL)
+    said(machine, HelloReply(512, 3, head=1, root=R1, base_known=True))
+    assert machine.state_id == "preparing"
 
 
 def test_a_v1_greeting_has_neither_version_nor_root() -> None:

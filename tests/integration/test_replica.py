@@ -1,0 +1,212 @@
+"""The Python API against a real server: what the sidecar is for, and what happens without it."""
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from tests.helpers_server import Account, ServerProcess
+
+from edgereplica import AsyncReplica, Replica
+from edgereplica.app.sample_database import create, scatter_edits
+from edgereplica.events.errors import Conflict, NoSharedHistory, UnpushedChanges
+
+
+@pytest.fixture(scope="module")
+def account(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Account]:
+    with ServerProcess(tmp_path_factory.mktemp("server") / "data") as server:
+        yield Account.signup(server.base, "replica@example.org")
+
+
+class Site:
+    """One database and the files that follow it."""
+
+    def __init__(self, account: Account, folder: Path) -> None:
+        self.folder = folder
+        name = "".join(c if c.isalnum() else "-" for c in folder.name)[:60]
+        self.base = account.base
+        database = account.create_database(name)
+        self._tokens = {d: account.token(database, d) for d in ("push", "pull")}
+
+    def replica(self, name: str, direction: str, **options: object) -> Replica:
+        token = self._tokens[direction]
+        return Replica(self.folder / name, server=self.base, token=token, **options)
+
+
+@pytest.fixture
+def site(account: Account, tmp_path: Path) -> Site:
+    create(tmp_path / "a.db", 2 << 20)
+    return Site(account, tmp_path)
+
+
+def same_pages(left: Path, right: Path) -> bool:
+    dumps = []
+    for path in (left, right):
+        with closing(sqlite3.connect(path)) as connection:
+            dumps.append(list(connection.iterdump()))
+    return dumps[0] == dumps[1]
+
+
+def test_a_lost_sidecar_costs_time_not_force(site: Site) -> None:
+    site.replica("a.db", "push").push()
+    site.replica("b.db", "pull").pull()
+    scatter_edits(site.folder / "a.db", 0.02, 1)
+    site.replica("a.db", "push").push()
+    (site.folder / "b.db-edgereplica").unlink()
+    pulled = site.replica("b.db", "pull").pull()
+    assert pulled.outcome == "pulled"
+    assert pulled.pages_received < pulled.page_count / 5
+    assert same_pages(site.folder / "a.db", site.folder / "b.db")
+
+
+@pytest.mark.parametrize("damage", ["header", "arrays", "short"])
+def test_a_damaged_sidecar_costs_time_not_correctness(site: Site, damage: str) -> None:
+    site.replica("a.db", "push").push()
+    site.replica("b.db", "pull").pull()
+    scatter_edits(site.folder / "a.db", 0.02, 1)
+    site.replica("a.db", "push").push()
+    sidecar = site.folder / "b.db-edgereplica"
+    data = bytearray(sidecar.read_bytes())
+    if damage == "header":
+        data[40] ^= 1
+    elif damage == "arrays":
+        data[-100] ^= 1
+    else:
+        del data[-7:]
+    sidecar.write_bytes(data)
+    assert site.replica("b.db", "pull").pull().outcome == "pulled"
+    assert same_pages(site.folder / "a.db", site.folder / "b.db")
+
+
+def test_an_edited_file_without_sidecar_is_not_overwritten(site: Site) -> None:
+    site.replica("a.db", "push").push()
+    site.replica("b.db", "pull").pull()
+    scatter_edits(site.folder / "b.db", 0.02, 1)
+    (site.folder / "b.db-edgereplica").unlink()
+    before = (site.folder / "b.db").read_bytes()
+    with pytest.raises(NoSharedHistory):
+        site.replica("b.db", "pull").pull()
+    assert (site.folder / "b.db").read_bytes() == before
+
+
+def test_without_sidecar_a_forced_push_and_pull_send_little(site: Site) -> None:
+    site.replica("a.db", "push").push()
+    scatter_edits(site.folder / "a.db", 0.01, 1)
+    (site.folder / "a.db-edgereplica").unlink()
+    with pytest.raises(Conflict):
+        site.replica("a.db", "push").push()
+    pushed = site.replica("a.db", "push").push(force=True)
+    assert pushed.version == 2
+    assert 0 < pushed.pages_sent == pushed.pages_changed < 60
+    assert pushed.bytes_sent < 40 * pushed.page_size
+    create(site.folder / "c.db", 2 << 20)
+    pulled = site.replica("c.db", "pull").pull(force=True)
+    assert pulled.pages_received == pushed.pages_sent
+    assert same_pages(site.folder / "a.db", site.folder / "c.db")
+
+
+def test_a_conflict_names_pages_and_tables_on_both_sides(site: Site) -> None:
+    site.replica("a.db", "push").push()
+    site.replica("b.db", "pull").pull()
+    for name, sql in (("a.db", "UPDATE orders SET status = 'x'"), ("b.db", "CREATE TABLE z(a)")):
+        with closing(sqlite3.connect(site.folder / name)) as connection, connection:
+            connection.execute(sql)
+    site.replica("a.db", "push").push()
+    with pytest.raises(Conflict) as caught:
+        site.replica("b.db", "push").push()
+    details = caught.value.details
+    assert (details["base"], details["head"]) == (1, 2)
+    assert details["author"] == "replica@example.org"
+    assert "orders" in details["tables_there"]
+    assert details["tables"] == ["sqlite_schema", "z"]
+    assert details["local_pages_changed"] == 2
+    with pytest.raises(UnpushedChanges):
+        site.replica("b.db", "pull").pull()
+    would = site.replica("b.db", "push").push(dry_run=True)
+    assert (would.would_conflict, would.pages_changed) == (True, 2)
+
+
+def test_a_replica_with_new_tables_is_forced_back(site: Site) -> None:
+    """Once it ended in 'malformed': schema and length change together."""
+    site.replica("a.db", "push").push()
+    site.replica("b.db", "pull").pull()
+    with closing(sqlite3.connect(site.folder / "b.db")) as connection, connection:
+        connection.execute("CREATE TABLE z AS SELECT * FROM orders")
+    pulled = site.replica("b.db", "pull").pull(force=True)
+    assert pulled.backup_path is not None
+    assert same_pages(site.folder / "a.db", site.folder / "b.db")
+    with closing(sqlite3.connect(pulled.backup_path)) as connection:
+        assert connection.execute("SELECT count(*) FROM z").fetchone()[0] > 0
+
+
+@pytest.mark.parametrize("page_size", [512, 1024, 4096, 65536])
+def test_another_page_size_is_a_full_replacement(site: Site, page_size: int) -> None:
+    path = site.folder / "p.db"
+    create(path, 1 << 20, page_size_bytes=2048, wal=False)
+    site.replica("p.db", "push").push()
+    site.replica("q.db", "pull").pull()
+    with closing(sqlite3.connect(path)) as connection:
+        connection.executescript(f"PRAGMA page_size = {page_size}; VACUUM")
+    assert site.replica("p.db", "push").push().version == 2
+    assert site.replica("q.db", "pull").pull().page_size == page_size
+    assert same_pages(path, site.folder / "q.db")
+
+
+def test_after_delete_and_vacuum_both_sides_have_shrunk(site: Site) -> None:
+    path = site.folder / "a.db"
+    site.replica("a.db", "push").push()
+    site.replica("b.db", "pull").pull()
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        connection.execute("DELETE FROM orders")
+        connection.execute("VACUUM")
+    pushed = site.replica("a.db", "push").push()
+    pulled = site.replica("b.db", "pull").pull()
+    assert pulled.page_count == pushed.page_count < 512
+    assert (site.folder / "b.db").stat().st_size == pulled.page_count * 4096
+    assert same_pages(path, site.folder / "b.db")
+
+
+def test_a_rollback_database_comes_back_byte_for_byte_after_changes(site: Site) -> None:
+    path = site.folder / "r.db"
+    create(path, 1 << 20, wal=False)
+    site.replica("r.db", "push").push()
+    scatter_edits(path, 0.05, 3)
+    site.replica("r.db", "push").push()
+    site.replica("s.db", "pull").pull()
+    assert (site.folder / "s.db").read_bytes() == path.read_bytes()
+
+
+def test_an_empty_file_goes_round(site: Site) -> None:
+    (site.folder / "e.db").touch()
+    pushed = site.replica("e.db", "push").push()
+    assert pushed.page_count == 0
+    assert site.replica("f.db", "pull").pull().page_count == 0
+    with closing(sqlite3.connect(site.folder / "e.db")) as connection:
+        connection.execute("CREATE TABLE t(a)")
+    assert site.replica("e.db", "push").push().outcome == "pushed"
+    assert site.replica("f.db", "pull").pull().page_count == 2
+    assert same_pages(site.folder / "e.db", site.folder / "f.db")
+
+
+def test_an_older_version_by_number_and_by_time(site: Site) -> None:
+    first = site.replica("a.db", "push").push(message="one")
+    old = (site.folder / "a.db").read_bytes()
+    scatter_edits(site.folder / "a.db", 0.02, 1)
+    site.replica("a.db", "push").push(message="two")
+    pulled = site.replica("old.db", "pull").pull(at=first.version)
+    assert pulled.version == 1
+    assert (site.folder / "old.db").read_bytes() == old
+
+
+async def _pull(replica: AsyncReplica) -> str:
+    return (await replica.pull()).outcome
+
+
+def test_the_asynchronous_api(site: Site) -> None:
+    import asyncio
+
+    site.replica("a.db", "push").push()
+    replica = AsyncReplica(site.folder / "b.db", server=site.base, token=site._tokens["pull"])
+    assert asyncio.run(_pull(replica)) == "pulled"
+    assert asyncio.run(_pull(replica)) == "unchanged"
