@@ -219,9 +219,12 @@ class AccountService:
         authorize(session, "AcceptInvitation")
         try:
             invitation = self._keyring.verify_invite(untrusted_invitation, self._clock.now())
-            inviter = await self._revocations.check(invitation)
         except Unauthenticated as error:
             raise InvalidArgument(f"this invitation is not good: {error.message}") from None
+        try:
+            inviter = await self._revocations.check(invitation)
+        except Unauthenticated:
+            raise InvalidArgument("this invitation was used before, or taken back") from None
         if inviter.role != "admin":
             raise InvalidArgument("this invitation is not good: who invited is no admin any more")
         if email_key(invitation.email) != email_key(session.email):

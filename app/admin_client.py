@@ -112,6 +112,8 @@ class AdminClient:
     EdgeReplica server, and the typed error that the server's Connect code names.
     """
 
+    service = SERVICE
+
     def __init__(
         self,
         server: str,
@@ -236,7 +238,7 @@ class AdminClient:
         connection = self._connection()
         try:
             connection.request(
-                "POST", f"{urlsplit(self.server).path}/{SERVICE}/{method}", body, headers
+                "POST", f"{urlsplit(self.server).path}/{self.service}/{method}", body, headers
             )
             response = connection.getresponse()
             content = response.read(ADMIN_ANSWER_BYTES_MAX + 1)

@@ -12,6 +12,12 @@ nothing. Left to others: talking to the server (`admin_client`) and printing the
     token = "…"
     email = "ada@example.org"
 
+    [logins.<public state>]                        # `oauth start`, until it is completed
+    server = "https://sync.example.org"
+    state = "…"                                    # the secret (app/oauth_state.py)
+    purpose = "login"
+    begun_at = 1800000000
+
 Where it lies: `EDGEREPLICA_CONFIG`, else `$XDG_CONFIG_HOME/edgereplica/config.toml`, else
 `~/.config/edgereplica/config.toml` (XDG Base Directory 0.8: a relative XDG_CONFIG_HOME is
 ignored). POSIX only: it needs `O_NOFOLLOW` and `dir_fd`.
@@ -31,7 +37,7 @@ from typing import Any
 import tomli_w
 
 from ..events.errors import ConfigError
-from ..events.limits import CONFIG_BYTES_MAX
+from ..events.limits import CONFIG_BYTES_MAX, PENDING_LOGINS_KEPT_MAX
 from .server_url import DEFAULT_SERVER, normalize_server
 
 FILE_MODE = 0o600
@@ -49,12 +55,27 @@ class CachedSession:
 
 
 @dataclass(frozen=True, slots=True)
+class PendingLogin:
+    """A login with a provider that this client began. `state` is its secret.
+
+    `purpose` is "login" or "link"; `begun_at` in Unix seconds.
+    """
+
+    server: str
+    state: str = field(repr=False)
+    purpose: str
+    begun_at: int
+
+
+@dataclass(frozen=True, slots=True)
 class ClientConfig:
     """What the file said. `warnings` are sentences for the user, in the order they arose."""
 
     server: str | None = None
     sessions: Mapping[str, CachedSession] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
+    logins: Mapping[str, PendingLogin] = field(default_factory=dict)
+    """By public state."""
 
     def session(self, server: str) -> CachedSession | None:
         return self.sessions.get(server)
@@ -127,13 +148,36 @@ class ConfigFile:
         self._update(change)
         return True
 
+    def save_login(self, public_state: str, login: PendingLogin) -> tuple[str, ...]:
+        """Remember a begun login; the oldest are forgotten."""
+
+        def change(document: dict[str, Any]) -> None:
+            logins = document.setdefault("logins", {})
+            logins[public_state] = {
+                "server": login.server,
+                "state": login.state,
+                "purpose": login.purpose,
+                "begun_at": login.begun_at,
+            }
+            by_age = sorted(logins, key=lambda key: logins[key].get("begun_at", 0))
+            for forgotten in by_age[:-PENDING_LOGINS_KEPT_MAX]:
+                del logins[forgotten]
+
+        return self._update(change)
+
+    def forget_login(self, public_state: str) -> None:
+        def change(document: dict[str, Any]) -> None:
+            document.get("logins", {}).pop(public_state, None)
+
+        self._update(change)
+
     def _parse(self, document: dict[str, Any], warnings: tuple[str, ...]) -> ClientConfig:
         server = document.get("server")
         if server is not None:
             if not isinstance(server, str):
                 raise self._unreadable('"server" is not a string')
             server = normalize_server(server)
-        return ClientConfig(server, self._sessions(document), warnings)
+        return ClientConfig(server, self._sessions(document), warnings, self._logins(document))
 
     def _sessions(self, document: dict[str, Any]) -> dict[str, CachedSession]:
         entries = document.get("sessions", {})
@@ -147,6 +191,23 @@ class ConfigFile:
                 raise self._unreadable(f"the session of {server!r} has no token")
             sessions[server] = CachedSession(token, email)
         return sessions
+
+    def _logins(self, document: dict[str, Any]) -> dict[str, PendingLogin]:
+        entries = document.get("logins", {})
+        if not isinstance(entries, dict):
+            raise self._unreadable('"logins" is not a table')
+        logins = {}
+        for public_state, entry in entries.items():
+            try:
+                logins[public_state] = PendingLogin(
+                    str(entry["server"]),
+                    str(entry["state"]),
+                    str(entry["purpose"]),
+                    int(entry["begun_at"]),
+                )
+            except (KeyError, TypeError, ValueError):
+                raise self._unreadable(f"the login {public_state!r} is incomplete") from None
+        return logins
 
     def _unreadable(self, why: str) -> ConfigError:
         return ConfigError(

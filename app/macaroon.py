@@ -10,6 +10,7 @@ left over. This module knows nothing of what the identifier and the caveats say.
 import base64
 import binascii
 import hmac
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pymacaroons import MACAROON_V2, Macaroon
@@ -39,6 +40,28 @@ class UnverifiedMacaroon:
         for part in (self.identifier, *self.caveats):
             signature = hmac.digest(signature, part, "sha256")
         return hmac.compare_digest(signature, self.signature)
+
+    def attenuated(self, more: Sequence[bytes]) -> str:
+        """The token with more caveats: what any holder can make of it, without a key."""
+        signature = self.signature
+        for caveat in more:
+            signature = hmac.digest(signature, caveat, "sha256")
+        raw = bytearray(b"\x02" + _packet(_LOCATION, LOCATION.encode()))
+        raw += _packet(_IDENTIFIER, self.identifier) + bytes([_EOS])
+        for caveat in (*self.caveats, *more):
+            raw += _packet(_IDENTIFIER, caveat) + bytes([_EOS])
+        raw += bytes([_EOS]) + _packet(_SIGNATURE, signature)
+        return base64.urlsafe_b64encode(raw).rstrip(b"=").decode()
+
+
+def _packet(kind: int, data: bytes) -> bytes:
+    """Type, length as a varint in its shortest form, data."""
+    length, encoded = len(data), bytearray([kind])
+    while length > 0x7F:
+        encoded.append(length & 0x7F | 0x80)
+        length >>= 7
+    encoded.append(length)
+    return bytes(encoded) + data
 
 
 def mint(key: bytes, identifier: bytes, caveats: tuple[str, ...]) -> str:

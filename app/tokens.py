@@ -209,14 +209,17 @@ class Keyring:
             for key in self._keys:
                 if unverified.is_signed_by(key.of_purpose[purpose]):
                     claims = token_pb.TokenClaims.from_binary(unverified.identifier)
-                    return _narrowed(purpose, claims, unverified.caveats, now)
+                    return narrow(purpose, claims, unverified.caveats, now)
         raise Unauthenticated("the token was not signed by this server")
 
 
-def _narrowed(
+def narrow(
     purpose: Purpose, claims: token_pb.TokenClaims, caveats: Sequence[bytes], now: float
 ) -> VerifiedClaims:
-    """`claims` under `caveats`, all of which the signature covers."""
+    """`claims` under `caveats`: what a token allows at `now`, if its signature covers them all.
+
+    `Unauthenticated` if that is nothing.
+    """
     limits = _Limits(claims)
     for caveat in caveats:
         limits.apply(caveat)

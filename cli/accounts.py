@@ -1,17 +1,16 @@
-"""Accounts: signup, login, logout, whoami, and the two halves of an OAuth login."""
+"""Accounts: signup, login, logout, whoami, password. Logins with a provider are `oauth`'s."""
 
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ..events.errors import EdgeReplicaError, Unauthenticated
 from .client import Client, open_client, read_password
 from .console import emit, emit_json, note
 from .root import JsonOption, ServerOption
 
 if TYPE_CHECKING:
     from ..app.admin_client import Session, Whoami
-
-oauth = typer.Typer(help="Log in through GitHub or Google.", no_args_is_help=True)
 
 EmailArgument = Annotated[str, typer.Argument(metavar="EMAIL", help="The account's e-mail.")]
 
@@ -58,7 +57,9 @@ def login(
 
 
 def logout(ctx: typer.Context, server: ServerOption = None, as_json: JsonOption = False) -> None:
-    """Forget the cached session of the server.
+    """End the cached session and forget it.
+
+    Sync tokens that it issued stay valid; `token revoke --all` ends those too.
 
     \b
     Examples:
@@ -66,9 +67,10 @@ def logout(ctx: typer.Context, server: ServerOption = None, as_json: JsonOption 
       edgereplica logout --server https://sync.example.org
     """
     client = open_client(ctx, server)
+    revoked = _revoked(client) if client.config.session(client.server) else False
     forgotten = client.file.forget_session(client.server)
     if as_json:
-        emit_json({"server": client.server, "logged_out": forgotten})
+        emit_json({"server": client.server, "logged_out": forgotten, "revoked": revoked})
     else:
         emit(f"logged out of {client.server}" if forgotten else f"not logged in to {client.server}")
 
@@ -90,55 +92,38 @@ def whoami(ctx: typer.Context, server: ServerOption = None, as_json: JsonOption 
         emit(line)
 
 
-@oauth.command("start")
-def oauth_start(
-    ctx: typer.Context,
-    provider: Annotated[str, typer.Argument(metavar="PROVIDER", help="github or google.")],
-    server: ServerOption = None,
-    as_json: JsonOption = False,
-) -> None:
-    """Print the address where the provider asks for your consent.
+def password(ctx: typer.Context, server: ServerOption = None, as_json: JsonOption = False) -> None:
+    """Change the password; ends all sessions and tokens of the account but this one.
 
-    Open it in a browser; then finish with `edgereplica oauth complete`.
+    The old one comes from EDGEREPLICA_PASSWORD, the new one from EDGEREPLICA_NEW_PASSWORD, else
+    from hidden prompts.
 
     \b
     Examples:
-      edgereplica oauth start github
-    """
-    start = open_client(ctx, server).anonymous().start_oauth(provider)
-    if as_json:
-        emit_json(start.to_dict())
-        return
-    emit(start.redirect_url)
-    note(f"state: {start.state}")
-    note("hint: open the address, then `edgereplica oauth complete --state STATE --code CODE`")
-
-
-@oauth.command("complete")
-def oauth_complete(
-    ctx: typer.Context,
-    state: Annotated[str, typer.Option("--state", metavar="S", help="From `oauth start`.")],
-    code: Annotated[str, typer.Option("--code", metavar="C", help="From the provider's page.")],
-    server: ServerOption = None,
-    as_json: JsonOption = False,
-) -> None:
-    """Finish a login that `oauth start` began.
-
-    \b
-    Examples:
-      edgereplica oauth complete --state STATE --code CODE
+      edgereplica password
     """
     client = open_client(ctx, server)
-    session = client.anonymous().complete_oauth(state, code)
-    _remember(client, session, "logged in", as_json=as_json)
+    account = client.own_account()
+    old = read_password(twice=False, prompt="Old password: ")
+    new = read_password(twice=True, variable="EDGEREPLICA_NEW_PASSWORD", prompt="New password: ")
+    _remember(client, account.change_password(old, new), "changed the password", as_json=as_json)
+
+
+def _revoked(client: Client) -> bool:
+    """Whether the server ended the session. Its failure must not keep it from being forgotten."""
+    try:
+        client.accounts().logout()
+    except Unauthenticated:
+        return True  # it had ended before
+    except EdgeReplicaError as error:
+        note(f"warning: the session is forgotten here, but the server did not end it: {error}")
+        return False
+    return True
 
 
 def _remember(client: Client, session: "Session", what: str, *, as_json: bool) -> None:
-    from ..app.config import CachedSession
-
     who = session.whoami
-    for warning in client.file.save_session(client.server, CachedSession(session.token, who.email)):
-        note(f"warning: {warning}")
+    client.remember(session)
     if as_json:
         emit_json({**who.to_dict(), "server": client.server})
     else:

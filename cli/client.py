@@ -11,7 +11,8 @@ from ..events.limits import TOKEN_FILE_BYTES_MAX
 from .console import note
 
 if TYPE_CHECKING:
-    from ..app.admin_client import AdminClient
+    from ..app.account_client import AccountClient
+    from ..app.admin_client import AdminClient, Session
     from ..app.config import ClientConfig, ConfigFile
 
 
@@ -41,6 +42,26 @@ class Client:
             )
         return AdminClient(self.server, session.token)
 
+    def accounts(self) -> "AccountClient":
+        """An account client with the cached session, or without one if there is none."""
+        from ..app.account_client import AccountClient
+
+        session = self.config.session(self.server)
+        return AccountClient(self.server, session.token if session else None)
+
+    def own_account(self) -> "AccountClient":
+        """An account client with the cached session. Raises Unauthenticated when there is none."""
+        self.admin()
+        return self.accounts()
+
+    def remember(self, session: "Session") -> None:
+        """Cache a session that was just opened."""
+        from ..app.config import CachedSession
+
+        cached = CachedSession(session.token, session.whoami.email)
+        for warning in self.file.save_session(self.server, cached):
+            note(f"warning: {warning}")
+
 
 def open_client(ctx: Any, server: str | None) -> Client:
     """`server` is the command's own --server; the root's stands for it when it is missing."""
@@ -54,18 +75,20 @@ def open_client(ctx: Any, server: str | None) -> Client:
     return Client(resolve_server(named, os.environ, config), file, config)
 
 
-def read_password(*, twice: bool) -> str:
-    """From EDGEREPLICA_PASSWORD, else asked on the terminal without echo."""
-    if password := os.environ.get("EDGEREPLICA_PASSWORD"):
+def read_password(
+    *, twice: bool, variable: str = "EDGEREPLICA_PASSWORD", prompt: str = "Password: "
+) -> str:
+    """From the environment's `variable`, else asked on the terminal without echo."""
+    if password := os.environ.get(variable):
         return password
     if not sys.stdin.isatty():
         raise InvalidArgument(
             "there is no terminal to ask for the password",
-            hint="set EDGEREPLICA_PASSWORD in the environment",
+            hint=f"set {variable} in the environment",
         )
     from getpass import getpass
 
-    password = getpass("Password: ")
+    password = getpass(prompt)
     if not password:
         raise InvalidArgument("the password is empty", hint="run the command again")
     if twice and getpass("The same again: ") != password:

@@ -17,9 +17,14 @@ from . import accounts
 from .console import emit, note
 from .databases import db
 from .machines import fsm
+from .oauth import oauth
+from .orgs import org
+from .reset import reset_password
 from .root import Root, ServerOption
 from .server import admin, demo, serve
+from .sessions import sessions
 from .sync import sync
+from .tokens import token
 
 app = typer.Typer(
     name="edgereplica",
@@ -70,14 +75,24 @@ def root(
         os.environ["EDGEREPLICA_INSECURE"] = "1"
 
 
-for command in (accounts.signup, accounts.login, accounts.logout, accounts.whoami):
+for command in (
+    accounts.signup,
+    accounts.login,
+    accounts.logout,
+    accounts.whoami,
+    accounts.password,
+):
     app.command()(command)
 app.add_typer(db, name="db")
 app.add_typer(sync, name="sync")
-app.add_typer(accounts.oauth, name="oauth")
+app.add_typer(oauth, name="oauth")
+app.add_typer(token, name="token")
+app.add_typer(sessions, name="sessions")
+app.add_typer(org, name="org")
 app.command()(serve)
 app.command()(demo)
 app.add_typer(fsm, name="fsm")
+admin.command("reset-password")(reset_password)
 app.add_typer(admin, name="admin")
 
 
