@@ -10,7 +10,8 @@ Changing pages of an existing file in place is `local_apply`'s business.
 
 import errno
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
@@ -22,7 +23,7 @@ from ..events.errors import (
     InvalidArgument,
 )
 from ..events.pages import lock_byte_page
-from .local_connection import Connection, connect, sqlite_errors
+from .local_connection import Connection, SqliteError, connect, sqlite_errors
 from .local_errors import local_errors
 from .local_files import (
     close_descriptor,
@@ -119,10 +120,10 @@ class FreshFile:
     ) -> FileState:
         """Make the file durable and give it its name; its state as it was installed.
 
-        Without `replace`, AlreadyExists if a file with content has appeared. With it, the old file
-        is locked exclusively, `check` is called under the lock, and FileBusy names whoever still
-        has it open: a process that kept the old file open would go on in a file without a name.
-        The old file's journal mode and permissions are kept.
+        Without `replace`, AlreadyExists if a file with content has appeared. With it, `check` is
+        called while nobody else can write, the old file is locked exclusively, and FileBusy names
+        whoever still has it open: a process that kept the old file open would go on in a file
+        without a name. The old file's journal mode and permissions are kept.
         """
         try:
             if replace or self._stands_empty():
@@ -191,13 +192,19 @@ class FreshFile:
                     header = read_header(self.path, old)
                     connection = connect(self.path, "rw", busy_timeout_seconds=busy_timeout_seconds)
                     self._refuse_openers(old)
-                    self._lock_exclusively(connection, header)
-                    self._refuse_openers(old)
-                    if must_be_empty and os.fstat(old).st_size:
-                        raise AlreadyExists(f"{self.path} was filled meanwhile, and was left alone")
-                    if check is not None:
-                        check()
-                    return self._take_the_name(old, header)
+                    seen = _checked(connection, check)
+                    with _out_of_wal(connection, header):
+                        self._lock_exclusively(connection, header)
+                        self._refuse_openers(old)
+                        if must_be_empty and os.fstat(old).st_size:
+                            raise AlreadyExists(
+                                f"{self.path} was filled meanwhile, and was left alone"
+                            )
+                        if seen is not None and seen != _data_version(connection):
+                            raise FileReplaced(
+                                f"{self.path} was changed meanwhile, and was left alone"
+                            )
+                        return self._take_the_name(old, header)
             finally:
                 if connection is not None:
                     connection.close()
@@ -241,3 +248,37 @@ class FreshFile:
         self._temporary.replace(self.path)
         sync_directory(self.path.parent)
         return state
+
+
+def _checked(connection: Connection, check: Callable[[], None] | None) -> int | None:
+    """Call `check` while nobody can write, and everybody can read: it may open the file itself.
+
+    The number tells whether anybody has committed since then.
+    """
+    if check is None:
+        return None
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        check()
+        return _data_version(connection)
+    finally:
+        connection.execute("ROLLBACK")
+
+
+def _data_version(connection: Connection) -> int:
+    (version,) = connection.execute("PRAGMA data_version").fetchone()
+    return int(version)
+
+
+@contextmanager
+def _out_of_wal(connection: Connection, header: Header | None) -> Iterator[None]:
+    """A file that is not replaced after all gets its journal mode back."""
+    try:
+        yield
+    except BaseException:
+        if header is not None and header.is_wal:
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+            with suppress(SqliteError):  # why the file was not replaced says more
+                connection.execute("PRAGMA journal_mode=WAL")
+        raise

@@ -201,27 +201,54 @@ class TestReplacing:
         assert names(path) == ["a.db"]
         assert unchanged(path, state)
 
-    def test_calls_the_check_under_the_lock(self, path: Path, version: list[bytes]) -> None:
+    def test_calls_the_check_where_nobody_else_can_write(
+        self, path: Path, version: list[bytes]
+    ) -> None:
         build(path, wal=False)
         before = path.read_bytes()
         code = """
 import sqlite3, sys
 try:
-    sqlite3.connect(sys.argv[1], timeout=0).execute("SELECT * FROM t").fetchone()
-    print("read")
+    sqlite3.connect(sys.argv[1], timeout=0).execute("BEGIN IMMEDIATE")
+    print("written")
 except sqlite3.OperationalError as error:
     print(error)
 """
 
         def check() -> None:
-            with python(code, path) as reader:
-                assert line(reader) == "database is locked"
+            with python(code, path) as writer:
+                assert line(writer) == "database is locked"
             raise FileReplaced("no")
 
         with pytest.raises(FileReplaced, match="no"):
             filled(path, version).install(replace=True, check=check)
         assert path.read_bytes() == before
         assert names(path) == ["a.db"]
+
+    @pytest.mark.parametrize("wal", [False, True])
+    def test_is_refused_after_a_commit_that_came_behind_the_check(
+        self, path: Path, version: list[bytes], wal: bool, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        build(path, wal=wal)
+        code = """
+import sqlite3, sys
+app = sqlite3.connect(sys.argv[1])
+app.execute("CREATE TABLE late (x)")
+app.commit()
+app.close()
+print("written")
+"""
+        lock = FreshFile._lock_exclusively
+
+        def late(self: FreshFile, connection: Any, header: Any) -> None:
+            with python(code, path) as writer:
+                assert line(writer) == "written"
+            lock(self, connection, header)
+
+        monkeypatch.setattr(FreshFile, "_lock_exclusively", late)
+        with pytest.raises(FileReplaced):
+            filled(path, version).install(replace=True, check=lambda: None)
+        assert path.read_bytes()[18:20] == (b"\x02\x02" if wal else b"\x01\x01")
 
     def test_is_refused_beside_an_idle_connection(self, path: Path, version: list[bytes]) -> None:
         build(path, wal=False)
