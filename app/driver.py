@@ -63,6 +63,7 @@ class Driver:
         self._transport = transport
         self._codec = codec
         self._recorder = recorder
+        self._heard = False
 
     @property
     def wire_version(self) -> int | None:
@@ -114,6 +115,7 @@ class Driver:
                 self._note(error)
 
     async def _fail(self, error: EdgeReplicaError) -> None:
+        self._heard = self._heard or isinstance(error, ProtocolError)
         self._note(error)
         await self.feed(Failed.from_error(error))
 
@@ -152,6 +154,10 @@ class Driver:
 
     async def _perform(self, effect: Effect, queue: deque[Event]) -> None:
         if isinstance(effect, Send):
+            if self._codec is None and not self._heard:
+                # A peer that has said nothing has chosen no version, and would take the wrong one
+                # for a server that knows no other. The close frame says enough.
+                return
             codec = self._codec or CODECS[V1]
             for frame in codec.encode(effect.message):
                 await self._transport.send(frame)
@@ -167,6 +173,7 @@ class Driver:
     async def _receive(self) -> list[Message]:
         """The next message, and in v1 all that have already arrived behind it, as batches."""
         frame = await self._transport.receive()
+        self._heard = True
         if self._codec is None:
             self._codec = CODECS[frame_version(frame)]
         message = self._codec.decode(frame)
