@@ -1,0 +1,85 @@
+"""What the model and the simulation found, each by its name."""
+
+import asyncio
+from collections.abc import Iterator
+
+import pytest
+from tests.model.convergence import Convergence
+
+from edgereplica.adapters.memory_transport import memory_pair
+from edgereplica.app.driver import Driver
+from edgereplica.events.errors import FileReplaced, ServerShuttingDown
+from edgereplica.events.session import Failed
+from edgereplica.fsm.server_push import ServerPush
+
+
+@pytest.fixture
+def model() -> Iterator[Convergence]:
+    model = Convergence()
+    model.first_files()
+    yield model
+    model.teardown()
+
+
+def test_a_wal_file_is_replaced_whole(model: Convergence) -> None:
+    """The check for local changes opened the file that the installation had just locked."""
+    model.push(number=0, wire_version=2, force=False, cut_at=None)
+    model.change_page_size(number=1, page_size=1024)
+    model.change_journal_mode(number=1, mode="WAL")
+    model.pull(number=1, wire_version=2, force=True, backup=False, cut_at=None)
+    assert model.clients[1].base is not None
+    assert model.clients[1].base.version == 1
+
+
+def test_a_wal_file_that_is_not_replaced_stays_in_wal_mode(
+    model: Convergence, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model.push(number=0, wire_version=2, force=False, cut_at=None)
+    model.change_page_size(number=1, page_size=1024)
+    model.change_journal_mode(number=1, mode="WAL")
+
+    def refuse(self: object, old: object, header: object) -> None:
+        raise FileReplaced("somebody else was there")
+
+    monkeypatch.setattr("edgereplica.adapters.local_fresh.FreshFile._take_the_name", refuse)
+    with pytest.raises(FileReplaced):  # and the model found the file untouched, or it would say so
+        model.pull(number=1, wire_version=2, force=True, backup=False, cut_at=None)
+
+
+def test_an_empty_database_is_pulled_into_a_file_and_into_none(model: Convergence) -> None:
+    """No page came, so there were no fingerprints of the right length to remember."""
+    for number in (0, 2):
+        model.pull(number=number, wire_version=2, force=True, backup=False, cut_at=None)
+        assert model.clients[number].pages == ()
+
+
+def test_a_forced_pull_of_what_the_file_already_is_is_remembered(model: Convergence) -> None:
+    """A push whose answer was lost, then a forced pull: the next push builds on the head."""
+    model.push(number=0, wire_version=2, force=False, cut_at=None)
+    model.write(number=0, rows=3, size=10, killed=False)
+    frames_of_a_push = 7  # hello, its reply, hashes, complete, the request, pages, the answer
+    model.push(number=0, wire_version=2, force=False, cut_at=frames_of_a_push)
+    assert len(model.versions) == 2, "the answer alone was to be lost"
+    model.pull(number=0, wire_version=2, force=True, backup=False, cut_at=None)
+    model.write(number=0, rows=3, size=10, killed=False)
+    model.push(number=0, wire_version=2, force=False, cut_at=None)
+    assert len(model.versions) == 3
+
+
+def test_a_server_that_ends_a_session_before_hello_is_not_taken_for_an_old_one() -> None:
+    """It said why in wire v1; a v2 client went on in v1, where a push replaces the head."""
+
+    class Hands:
+        handlers: dict[type, object] = {}  # noqa: RUF012
+
+    async def end_early() -> list[bytes]:
+        client, server = memory_pair()
+        driver = Driver(ServerPush(), Hands(), server)
+        await driver.feed(Failed.from_error(ServerShuttingDown("the server is shutting down")))
+        assert server.closed_with == 1012
+        frames = []
+        while (frame := client.receive_nowait()) is not None:
+            frames.append(frame)
+        return frames
+
+    assert asyncio.run(end_early()) == []
