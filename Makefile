@@ -35,6 +35,7 @@ types: $(STAMP)
 generate: $(STAMP)
 	cd proto && PATH="$(abspath $(BIN)):$$PATH" buf lint && PATH="$(abspath $(BIN)):$$PATH" buf generate
 	$(BIN)/python -m edgereplica.app.machines specs/machines
+	$(BIN)/python -m tests.wire_vectors
 
 check-generated: $(STAMP)
 	rm -rf build/proto && mkdir -p build/proto

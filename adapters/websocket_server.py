@@ -103,6 +103,11 @@ class AsgiTransport:
         self._drained.set()
         self._room.set()
 
+    @property
+    def room_bytes(self) -> int:
+        """What can be sent now without waiting for the peer to read."""
+        return OUTBOUND_BYTES_MAX - self._outbox_bytes
+
     async def send(self, frame: Buffer) -> None:
         # Once interrupted, only the last words are sent: they do not wait for a peer that stalls.
         while (

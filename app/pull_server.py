@@ -1,14 +1,15 @@
 """The server's hands in a pull: choose a version, compare what the client says it holds, read."""
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from typing import TYPE_CHECKING
 
 from ..adapters.page_storage import PageBatch
 from ..adapters.pins import Pin
 from ..adapters.pull_selection import PullSelection
 from ..events.errors import NotFound, PermissionDenied
+from ..events.limits import OUTBOUND_BYTES_MAX
 from ..events.messages import At
-from ..events.pages import Runs
+from ..events.pages import Runs, count_pages
 from ..events.session import HashesCompared, PagesRead, PullOpened, RangesCompared
 from ..fsm.effects import CompareHashes, CompareRanges, OpenPull, ReadMore, ReadPages
 from .driver import Handler
@@ -22,8 +23,14 @@ if TYPE_CHECKING:
 class PullServerEnd:
     """Performs the effects of `ServerPull` for the bearer of `claims`."""
 
-    def __init__(self, services: SyncServices, claims: VerifiedClaims) -> None:
+    def __init__(
+        self,
+        services: SyncServices,
+        claims: VerifiedClaims,
+        room_bytes: Callable[[], int] = lambda: OUTBOUND_BYTES_MAX,
+    ) -> None:
         self._services = services
+        self._room_bytes = room_bytes
         self._claims = claims
         self._allowance = PageAllowance(claims)
         self._selection: PullSelection | None = None
@@ -101,7 +108,17 @@ class PullServerEnd:
         return self._selection
 
     async def compare_hashes(self, effect: CompareHashes) -> HashesCompared:
-        return HashesCompared(self._selected.compare_hashes(effect.windows))
+        """What differs, as far as it can be sent at once (wire v1).
+
+        What cannot is sent after `complete` with the rest: a client that announces everything
+        before it reads would else wait for this end to read, and this end for it.
+        """
+        runs = self._selected.compare_hashes(effect.windows)
+        if self._speaks_v1 and count_pages(runs) * self._selected.page_map.page_size > (
+            self._room_bytes()
+        ):
+            return HashesCompared(())
+        return HashesCompared(runs)
 
     async def compare_ranges(self, effect: CompareRanges) -> RangesCompared:
         return RangesCompared(self._selected.compare_ranges(effect.ranges))

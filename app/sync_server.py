@@ -83,13 +83,14 @@ class SyncServer:
     async def _run(self, claims: VerifiedClaims, receive: AsgiReceive, send: AsgiSend) -> None:
         machine: Machine
         hands: PushServerEnd | PullServerEnd
-        if claims.direction == "push":
-            machine, hands = ServerPush(), PushServerEnd(self._services, claims)
-        else:
-            machine, hands = ServerPull(), PullServerEnd(self._services, claims)
         log = self._log.bind(database=claims.database_id, direction=claims.direction)
         ended = asyncio.get_running_loop().create_future()
         async with AsgiTransport(receive, send) as transport:
+            if claims.direction == "push":
+                machine, hands = ServerPush(), PushServerEnd(self._services, claims)
+            else:
+                hands = PullServerEnd(self._services, claims, lambda: transport.room_bytes)
+                machine = ServerPull()
             self._running[transport] = (claims.database_id or "", ended)
             driver = Driver(machine, hands, transport)
             log.info("sync started")
