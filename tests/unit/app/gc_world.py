@@ -8,6 +8,7 @@ from collections.abc import AsyncIterable, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import pytest
 from blake3 import blake3
 
 from edgereplica.adapters import migrations
@@ -25,6 +26,7 @@ from edgereplica.app.push_server import PushServerEnd
 from edgereplica.app.sync_services import SyncServices
 from edgereplica.app.tokens import VerifiedClaims
 from edgereplica.events.domain import DatabaseCreated, OrganizationCreated, UserSignedUp
+from edgereplica.events.errors import Unauthenticated
 from edgereplica.events.messages import Complete, Hello
 from edgereplica.events.pages import count_pages, pages_of
 from edgereplica.fsm.effects import (
@@ -171,15 +173,18 @@ class Pull:
         await self.end.close()
 
 
-async def _good(claims: VerifiedClaims) -> VerifiedClaims:
-    return claims
-
-
 @dataclass
 class World:
     repo: MemoryRepo = field(default_factory=MemoryRepo)
     clock: ManualClock = field(default_factory=ManualClock)
     versions: dict[str, list[Pages]] = field(default_factory=dict)
+    refuses_commits: bool = False
+
+    async def _good(self, claims: VerifiedClaims) -> VerifiedClaims:
+        """What a push asks when everything is uploaded, right before it commits."""
+        if self.refuses_commits:
+            raise Unauthenticated("not now")
+        return claims
 
     async def start(self) -> None:
         await migrations.migrate(self.repo)
@@ -189,7 +194,7 @@ class World:
         self.histories = DatabaseHistory(self.log)
         storage = PageStorage(self.store, self.ids, cache_bytes=0)
         self.services = SyncServices(
-            self.repo, self.log, self.histories, storage, self.clock, _good
+            self.repo, self.log, self.histories, storage, self.clock, self._good
         )
         user = UserSignedUp(user_id="u", email="u@e", provider="password", subject="u@e")
         await self.log.append([(user.stream, 0, [user])])
@@ -226,6 +231,15 @@ class World:
 
     async def commit(self, database: str, pages: Pages, base: int | None = None) -> None:
         await (await self.push(database, pages, base)).commit(self)
+
+    async def uploaded(self, database: str, pages: Pages) -> Push:
+        """A push that is about to commit: its segment and its map are in the store."""
+        push = await self.push(database, pages)
+        self.refuses_commits = True
+        with pytest.raises(Unauthenticated):
+            await push.end.commit(CommitPush(Complete(len(pages), root(pages))))
+        self.refuses_commits = False
+        return push
 
     async def pull(self, database: str, version: int) -> Pull:
         end = PullServerEnd(self.services, self.claims(database))

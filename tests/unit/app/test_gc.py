@@ -89,8 +89,9 @@ def test_an_object_goes_when_two_runs_a_grace_apart_have_seen_it_unreferenced() 
 def test_staged_segments_wait_for_their_push_and_then_go() -> None:
     async def check(world: World) -> None:
         await (await world.push("d1", (1, 2, 3))).cut()
-        world.clock.advance(STAGED_SECONDS / 2)
-        assert (await world.collect()).staged_expired == 0
+        for _ in range(3):
+            world.clock.advance(GRACE_SECONDS + CLOCK_SKEW_SECONDS_MAX)
+            assert (await world.collect()).staged_expired == 0
         resumed = await world.push("d1", (1, 2, 3))
         assert resumed.end._staging.staged_pages == 3
         await resumed.cut()
@@ -185,7 +186,7 @@ def test_a_deleted_database_is_freed_and_others_are_not() -> None:
         pull = await world.pull("d1", 1)
         await (await world.push("d1", (1, 2, 3))).cut()
         await world.histories.delete(await world.history("d1"), "u")
-        for _ in range(5):
+        for _ in range(7):
             await world.collect()
             world.clock.advance(GRACE_SECONDS / 2)
         await pull.read()
@@ -256,6 +257,79 @@ def test_a_missing_map_stops_the_sweep_of_its_organization() -> None:
             assert report.failed[0][0] == "o"
             assert "is missing" in report.failed[0][1]
         assert world.store.objects == before
+
+    in_world(check)
+
+
+async def _candidate_of_a_running_push(world: World) -> Push:
+    """A push that has uploaded and not yet committed, and whose objects are candidates already."""
+    await world.commit("d1", (1, 2))
+    push = await world.uploaded("d1", (3, 4))
+    world.clock.advance(GRACE_SECONDS)
+    await push.end.compare_hashes(CompareHashes(()))
+    assert (await world.collect()).candidates == 2
+    world.clock.advance(GRACE_SECONDS + CLOCK_SKEW_SECONDS_MAX)
+    await push.end.compare_hashes(CompareHashes(()))
+    return push
+
+
+def test_a_push_may_commit_candidates_at_any_moment_of_a_run() -> None:
+    reached = True
+
+    async def check(world: World) -> None:
+        nonlocal reached
+        push, taken = await _candidate_of_a_running_push(world), 0
+
+        async def hook() -> None:
+            nonlocal taken
+            taken += 1
+            if taken == step:
+                await push.commit(world)
+
+        await world.collector(hook).run()
+        reached = taken >= step
+        if reached:
+            await world.check()
+            await collect_everything(world)
+            await world.check()
+
+    step = 0
+    while reached:
+        step += 1
+        in_world(check)
+    assert step > 20
+
+
+def test_a_candidate_that_was_referred_to_meanwhile_is_judged_anew() -> None:
+    """Referred to again, seen by a new session, let go again: the old row counts for nothing."""
+
+    async def check(world: World) -> None:
+        push, pulls, taken = await _candidate_of_a_running_push(world), list[Pull](), 0
+        await push.commit(world)
+        await world.commit("d1", (5, 6))
+        await keep_last(world, 1)
+
+        async def hook() -> None:
+            nonlocal taken
+            taken += 1
+            if taken == 12:  # after the pins were read
+                pulls.append(await world.pull("d1", 2))
+
+        await world.collector(hook).run()
+        assert (await world.history("d1")).oldest == 3
+        await world.collect()
+        await pulls[0].read()
+
+    in_world(check)
+
+
+def test_a_candidate_of_a_deleted_database_is_judged_anew() -> None:
+    async def check(world: World) -> None:
+        await (await _candidate_of_a_running_push(world)).commit(world)
+        pull = await world.pull("d1", 2)
+        await world.histories.delete(await world.history("d1"), "u")
+        await world.collect()
+        await pull.read()
 
     in_world(check)
 
