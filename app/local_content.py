@@ -93,7 +93,8 @@ class LocalContent:
             if not all(page in self._spool for page in pages_of(runs)):
                 raise StaleSidecar("the server asked for pages that did not change")
             return b"".join([self._spool[page] for page in pages_of(runs)])
-        assert self._snapshot is not None
+        if self._snapshot is None:
+            raise StaleSidecar("the server asked for pages of a file that did not change")
         return self._read_recent(runs) or self._snapshot.read_runs(runs)
 
     def _read_recent(self, runs: Runs) -> bytes | None:

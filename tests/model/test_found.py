@@ -46,6 +46,18 @@ def test_a_wal_file_that_is_not_replaced_stays_in_wal_mode(
         model.pull(number=1, wire_version=2, force=True, backup=False, cut_at=None)
 
 
+def test_an_unchanged_file_is_pushed_whole_to_a_database_made_anew(model: Convergence) -> None:
+    """Nothing of the file had been opened, because the sidecar said that nothing changed."""
+    model.push(number=0, wire_version=2, force=False, cut_at=None)
+    model.delete_and_recreate_the_database()
+    model.push(number=0, wire_version=2, force=False, cut_at=None)
+    assert model.versions == [model.clients[0].pages]
+    model.write(number=1, rows=3, size=10, killed=False)
+    model.push(number=1, wire_version=1, force=False, cut_at=None)
+    model.push(number=0, wire_version=1, force=False, cut_at=None)
+    assert model.versions[2] == model.clients[0].pages
+
+
 def test_an_empty_database_is_pulled_into_a_file_and_into_none(model: Convergence) -> None:
     """No page came, so there were no fingerprints of the right length to remember."""
     for number in (0, 2):
