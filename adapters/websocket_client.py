@@ -173,7 +173,9 @@ async def connect(url: str, token: str, direction: str | None = None) -> WebSock
             f"cannot reach {url}: {str(error) or 'timed out'}",
             hint="check the server's address (--server) and that it is running",
         ) from error
-    assert isinstance(listener, WebSocketTransport)
+    if not isinstance(listener, WebSocketTransport):
+        # picows has no listener where the connection broke between the handshake's bytes.
+        raise NetworkError(f"cannot reach {url}: the connection was lost")
     return listener
 
 

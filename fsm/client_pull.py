@@ -44,7 +44,7 @@ from .effects import (
     Send,
     StorePages,
 )
-from .machine import PULL_FEATURE, Machine, check_reply
+from .machine import Machine, check_reply
 
 
 class ClientPull(Machine):
@@ -174,8 +174,6 @@ class ClientPull(Machine):
                     base_root=e.base_root,
                     root=e.root,
                     at=e.at,
-                    # Whoever only asks for the head may do so with a token of either direction.
-                    features=() if e.dry_run and e.fresh else (PULL_FEATURE,),
                 )
             )
         )

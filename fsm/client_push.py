@@ -47,7 +47,7 @@ from .effects import (
     LoadPages,
     Send,
 )
-from .machine import PUSH_FEATURE, Machine, check_reply
+from .machine import Machine, check_reply
 
 
 class ClientPush(Machine):
@@ -179,7 +179,6 @@ class ClientPush(Machine):
                     base_root=e.base_root,
                     root=e.root,
                     force=e.force,
-                    features=(PUSH_FEATURE,),
                 )
             )
         )

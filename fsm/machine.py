@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Generic, TypeVar
 from statemachine import StateChart
 from statemachine.exceptions import TransitionNotAllowed
 
-from ..events.errors import PermissionDenied, ProtocolViolation
+from ..events.errors import ProtocolViolation
 from ..events.limits import (
     BATCH_DECODED_BYTES_MAX,
     FRAME_BYTES_MAX,
@@ -60,20 +60,6 @@ def server_limits() -> dict[str, int]:
         "pages_per_frame_max": PAGES_PER_FRAME_MAX,
         "pages_per_database_max": PAGES_PER_DATABASE_MAX,
     }
-
-
-PUSH_FEATURE = "push"
-PULL_FEATURE = "pull"
-
-
-def refuse_other_direction(hello: Hello, other: str) -> None:
-    """Tell a v2 client that came with the wrong token so, before anything else goes wrong.
-
-    The token alone decides what a session may do; what the client says it wants only refuses.
-    """
-    if other in hello.features:
-        held = PUSH_FEATURE if other == PULL_FEATURE else PULL_FEATURE
-        raise PermissionDenied(f"this token allows to {held}, not to {other}")
 
 
 def check_reply(reply: HelloReply, wire_version: int, *, named_base: bool) -> None:

@@ -25,7 +25,7 @@ from ..events.messages import (
 )
 from ..events.session import HashesCompared, PagesRead, PullOpened, RangesCompared, VersionInfo
 from .effects import Close, CompareHashes, CompareRanges, OpenPull, ReadMore, ReadPages, Send
-from .machine import PUSH_FEATURE, Machine, refuse_other_direction, server_limits
+from .machine import Machine, server_limits
 
 
 class ServerPull(Machine):
@@ -92,7 +92,6 @@ class ServerPull(Machine):
     # Actions
 
     def open_pull(self, e: Hello) -> None:
-        refuse_other_direction(e, PUSH_FEATURE)
         self.greeting = e
         self.emit(OpenPull(e))
 

@@ -56,7 +56,7 @@ from .effects import (
     Send,
     StagePages,
 )
-from .machine import PULL_FEATURE, Machine, refuse_other_direction, server_limits
+from .machine import Machine, server_limits
 
 
 class ServerPush(Machine):
@@ -174,7 +174,6 @@ class ServerPush(Machine):
     # Actions
 
     def open_push(self, e: Hello) -> None:
-        refuse_other_direction(e, PULL_FEATURE)
         self.greeting = e
         self.emit(OpenPush(e))
 
