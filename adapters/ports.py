@@ -48,7 +48,7 @@ class Repo(Protocol):
 
     A unique or primary-key violation raises `events.errors.AlreadyExists`; any other failure of
     the database raises `events.errors.StorageError`. Both name the table in `details["table"]` when
-    it was a row that the database refused.
+    it was a row that the database refused. A NUL character in a text may come back as U+FFFD.
     """
 
     async def execute(self, sql: str, *parameters: Any) -> int:

@@ -52,9 +52,17 @@ def parameters_of(url: str) -> dict[str, Any]:
 
 
 async def connect(parameters: dict[str, Any]) -> Connection:
-    """One connection, each statement its own transaction unless it says BEGIN."""
+    """One connection, each statement its own transaction unless it says BEGIN.
+
+    Nothing is prepared on it: psycopg 3.3 takes a statement for prepared whose preparation was
+    skipped because an earlier one of the pipeline failed, and a lost race for the log is just that.
+    """
     connection: Connection = await AsyncConnection.connect(
-        **parameters, autocommit=True, row_factory=dict_row, cursor_factory=AsyncRawCursor
+        **parameters,
+        autocommit=True,
+        prepare_threshold=None,
+        row_factory=dict_row,
+        cursor_factory=AsyncRawCursor,
     )
     connection.adapters.register_loader("numeric", NumberLoader)
     return connection

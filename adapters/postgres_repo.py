@@ -26,7 +26,13 @@ from ..events.limits import (
     STATEMENTS_IN_FLIGHT_MAX,
 )
 from .ports import Row, Statement
-from .postgres_dialect import WORTH_ANOTHER_TRY, changes_schema, postgres_errors, translate
+from .postgres_dialect import (
+    WORTH_ANOTHER_TRY,
+    changes_schema,
+    postgres_errors,
+    storable,
+    translate,
+)
 from .postgres_pool import Connection, PostgresPool, connect, parameters_of
 
 _T = TypeVar("_T")
@@ -78,7 +84,7 @@ class PostgresRepo:
         self._refuse_closed()
 
         async def read(connection: Connection) -> list[Row]:
-            cursor = await connection.execute(translate(sql), parameters)
+            cursor = await connection.execute(translate(sql), storable(parameters))
             return list(await cursor.fetchall())
 
         with postgres_errors():
@@ -157,7 +163,7 @@ async def _pipelined(
             try:
                 for sql, parameters in statements:
                     cursor = connection.cursor()
-                    await cursor.execute(translate(sql), parameters)
+                    await cursor.execute(translate(sql), storable(parameters))
                 if commit:
                     await connection.execute("COMMIT")
             except psycopg.Error as error:

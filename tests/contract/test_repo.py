@@ -319,6 +319,33 @@ def test_numbers_and_texts_come_back_as_they_are(with_repo: Callable[[Check], No
     with_repo(check)
 
 
+def test_batches_that_fail_leave_the_next_ones_alone(with_repo: Callable[[Check], None]) -> None:
+    """Again and again, so that what a driver prepares after some repetitions is prepared."""
+
+    async def check(repo: Repo) -> None:
+        rename = Statement("UPDATE things SET name = ? WHERE id = ?", ("renamed", 1))
+        await repo.execute(INSERT, 0, "taken")
+        for number in range(1, 30):
+            with pytest.raises(AlreadyExists):
+                await repo.batch([Statement(INSERT, (0, "again")), rename])
+            await repo.batch([Statement(INSERT, (number, "new")), rename])
+        assert await _names(repo) == ["taken", "renamed"] + ["new"] * 28
+
+    with_repo(check)
+
+
+def test_a_nul_character_is_looked_for_in_vain(with_repo: Callable[[Check], None]) -> None:
+    """Whoever asks for an account by such a name hears that there is none, not of a failure."""
+
+    async def check(repo: Repo) -> None:
+        await repo.execute(INSERT, 1, "one")
+        assert await repo.first("SELECT id FROM things WHERE name = ?", "one\0") is None
+        await repo.batch([Statement(INSERT, (2, "t\0wo"))])
+        assert len(await _names(repo)) == 2
+
+    with_repo(check)
+
+
 def test_a_thousand_statements_are_one_batch(with_repo: Callable[[Check], None]) -> None:
     async def check(repo: Repo) -> None:
         many = [Statement(INSERT, (n, str(n))) for n in range(1000)]
