@@ -39,6 +39,7 @@ from .email import check_email
 from .history import DatabaseHistory
 from .oauth import OAuthLogins
 from .passwords import Passwords
+from .quotas import Quotas
 from .revocations import Revocations
 from .sessions import Authenticated, Sessions
 from .tokens import Direction, Identity, Keyring, VerifiedClaims
@@ -83,6 +84,7 @@ class AdminService:
         revocations: Revocations | None = None,
         sessions: Sessions | None = None,
         oauth: OAuthLogins | None = None,
+        quotas: Quotas | None = None,
     ) -> None:
         self._repo = repo
         self._log = log
@@ -93,6 +95,7 @@ class AdminService:
         self._ids = ids
         self._lifetimes = lifetimes
         self._database_deleted = database_deleted
+        self._quotas = quotas or Quotas()
         self._sessions = sessions or Sessions(
             repo=repo,
             keyring=keyring,
@@ -164,6 +167,7 @@ class AdminService:
             raise InvalidArgument(
                 f"a database name has 1 to {DATABASE_NAME_CHARS_MAX} characters of A-Z a-z 0-9 _ -"
             )
+        await self._quotas.check_databases(self._repo, session.org_id)
         event = DatabaseCreated(
             database_id=self._ids.new_id(),
             org_id=session.org_id,

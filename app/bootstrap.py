@@ -26,7 +26,7 @@ from .accounts import AccountService
 from .admin import AdminService, Lifetimes
 from .edge import ASGIApp, Receive, Scope, Send
 from .follower import Follower
-from .guards import client_addresses, login_limits, sync_bounds
+from .guards import client_addresses, login_limits, quotas, sync_bounds
 from .history import DatabaseHistory
 from .http import make_app
 from .oauth import OAuthLogins
@@ -87,7 +87,13 @@ def sync_of(core: Core) -> SyncEnd:
     """The sync side on the core's page storage."""
     storage = PageStorage(core.store, core.ids)
     services = SyncServices(
-        core.repo, core.log, core.histories, storage, core.clock, core.revocations.check
+        core.repo,
+        core.log,
+        core.histories,
+        storage,
+        core.clock,
+        core.revocations.check,
+        quotas(core.settings),
     )
     bounds = sync_bounds(core.settings, core.keyring, core.clock)
     return SyncServer(services, core.keyring, bounds)
@@ -182,6 +188,7 @@ async def build(
                 database_deleted=_telling(notifier, "deleted"),
                 sessions=sessions,
                 oauth=oauth,
+                quotas=quotas(settings),
             )
             checks = {"repo": lambda: repo.batch([]), "page_storage": store.check}
             logins = login_limits(settings, clock)

@@ -38,6 +38,18 @@ class EdgeSettings(BaseSettings):
     session_idle_seconds: Seconds = limits.SESSION_IDLE_SECONDS
     session_seconds_max: Seconds = limits.SESSION_SECONDS_MAX
 
+    frame_bytes_max: Annotated[
+        int, Field(ge=limits.FRAME_BYTES_SETTING_MIN, le=limits.FRAME_BYTES_MAX)
+    ] = limits.FRAME_BYTES_MAX
+    batch_decoded_bytes_max: Annotated[
+        int, Field(ge=limits.PAGE_SIZE_BYTES_MAX, le=limits.BATCH_DECODED_BYTES_MAX)
+    ] = limits.BATCH_DECODED_BYTES_MAX
+    pages_per_database_max: Annotated[int, Field(ge=1, le=limits.PAGES_PER_DATABASE_MAX)] = (
+        limits.PAGES_PER_DATABASE_MAX
+    )
+    databases_per_org_max: Count = limits.DATABASES_PER_ORG_MAX
+    org_stored_bytes_max: Annotated[int, Field(ge=1, le=2**62)] = limits.ORG_STORED_BYTES_MAX
+
     @field_validator("trusted_proxies")
     @classmethod
     def _networks(cls, text: str) -> str:

@@ -7,6 +7,7 @@ from .admission import Admission
 from .client_address import ClientAddresses, parse_networks
 from .connections import Connections
 from .edge_settings import EdgeSettings, split_list
+from .quotas import Quotas
 from .rate_limits import LoginLimits
 from .session_limits import Deadlines, SessionSlots
 from .tokens import Keyring
@@ -36,6 +37,16 @@ def sync_bounds(settings: EdgeSettings, keyring: Keyring, clock: Clock) -> SyncB
             settings.session_idle_seconds,
             settings.session_seconds_max,
         ),
+    )
+
+
+def quotas(settings: EdgeSettings) -> Quotas:
+    return Quotas(
+        frame_bytes_max=settings.frame_bytes_max,
+        batch_decoded_bytes_max=settings.batch_decoded_bytes_max,
+        pages_per_database_max=settings.pages_per_database_max,
+        databases_per_org_max=settings.databases_per_org_max,
+        org_stored_bytes_max=settings.org_stored_bytes_max,
     )
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping
 
-from ..events.limits import BATCH_DECODED_BYTES_MAX, DIGEST_BYTES
+from ..events.limits import DIGEST_BYTES
 from ..events.pages import count_pages, lock_byte_page, split_runs
 from ..events.session import (
     ContentHashed,
@@ -76,7 +76,7 @@ class PushClientEnd:
         return DrilledDown(self._drill.next_round(effect.runs))
 
     async def load(self, effect: LoadPages) -> PagesLoaded:
-        pages_max = max(1, BATCH_DECODED_BYTES_MAX // self._content.page_size)
+        pages_max = max(1, effect.bytes_max // self._content.page_size)
         groups = split_runs(effect.runs, pages_max)
         runs = next(groups)
         rest = tuple(run for group in groups for run in group)

@@ -34,6 +34,7 @@ from ..fsm.effects import (
 )
 from .driver import Handler
 from .history import History
+from .quotas import Quotas
 from .sync_services import Opened, PageAllowance, SyncServices, open_database, pin_database
 from .tokens import VerifiedClaims
 
@@ -52,6 +53,8 @@ class PushServerEnd:
         self._base = 0
         self._force = False
         self._highest_announced = 0
+        self._staged_bytes = 0
+        self._speaks_v1 = False
         self.committed_version: int | None = None
 
     @property
@@ -67,6 +70,7 @@ class PushServerEnd:
 
     async def open(self, effect: OpenPush) -> PushOpened:
         hello = effect.hello
+        self._quotas.check_pages(hello.page_count or 0)
         opened = await open_database(self._services, self._claims)
         head = opened.history.head
         if hello.root is None or hello.root != opened.info(head, hello.page_size).root:
@@ -77,6 +81,7 @@ class PushServerEnd:
         self._opened = opened
         self._check_version(opened.history.head_version)
         self._page_size = hello.page_size
+        self._speaks_v1 = hello.page_count is None
         self._force = hello.force
         base = opened.known_base(hello)
         info = opened.info(head, hello.page_size)
@@ -115,6 +120,7 @@ class PushServerEnd:
     async def _open_stage(self, opened: Opened, hello: Hello, base: int | None) -> None:
         """Stage on the client's base if it is known, else on the head; on nothing if its pages
         have another size."""
+        await self._quotas.check_stored(self._services.repo, opened.history.org_id, 1)
         comparable = base if base is not None else opened.history.head_version
         version = opened.history.at(comparable) if comparable else None
         if version is None or version.page_size != hello.page_size:
@@ -151,6 +157,16 @@ class PushServerEnd:
         stream = segment_stream(segment.segment_id)
         with guarding():
             await self._services.log.append([(stream, 0, [event])], self._pinned.held())
+        self._staged_bytes += segment.stored_bytes
+        await self._quotas.check_stored(self._services.repo, event.org_id, 0)
+
+    @property
+    def _quotas(self) -> Quotas:
+        return self._services.quotas
+
+    def _announced(self, page: int) -> None:
+        self._quotas.check_pages(page)
+        self._highest_announced = max(self._highest_announced, page)
 
     @property
     def _pinned(self) -> Pin:
@@ -170,17 +186,20 @@ class PushServerEnd:
     async def compare_hashes(self, effect: CompareHashes) -> HashesCompared:
         await self._pinned.keep()
         for first, digests in effect.windows:
-            self._highest_announced = max(self._highest_announced, first + len(digests) // 32 - 1)
+            self._announced(first + len(digests) // 32 - 1)
         return HashesCompared(self._staging.announce(effect.windows))
 
     async def compare_ranges(self, effect: CompareRanges) -> RangesCompared:
         for _, last, _ in effect.ranges:
-            self._highest_announced = max(self._highest_announced, last)
+            self._announced(last)
         return RangesCompared(self._staging.compare_ranges(effect.ranges))
 
     async def stage(self, effect: StagePages) -> PagesStaged:
         await self._pinned.keep()
-        self._allowance.take(sum(last - first + 1 for first, last in effect.runs), self._page_size)
+        pages = sum(last - first + 1 for first, last in effect.runs)
+        self._allowance.take(pages, self._page_size)
+        if not self._speaks_v1:  # a batch of v1 frames is made on this side
+            self._quotas.check_batch(pages * self._page_size)
         pages, stored = await self._staging.add(effect.runs, effect.codec, effect.data)
         return PagesStaged(pages, stored)
 
@@ -191,6 +210,7 @@ class PushServerEnd:
         if page_count is None:
             page_count = self._highest_announced
         history = self._opened.history
+        self._quotas.check_pages(page_count)
         sealed = await self._staging.seal(
             page_count,
             expected_root=complete.root,
@@ -202,6 +222,8 @@ class PushServerEnd:
                 return self._done(head.version, sealed.root)
             self._check_version(history.head_version + 1)
             await self._services.still_good(self._claims)
+            unreported = sealed.stored_bytes - self._staged_bytes
+            await self._quotas.check_stored(self._services.repo, history.org_id, unreported)
             try:
                 version = self._version(history, sealed, complete.message)
                 with guarding():

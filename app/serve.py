@@ -22,7 +22,6 @@ import uvicorn
 
 from ..events.errors import NetworkError
 from ..events.limits import (
-    FRAME_BYTES_MAX,
     KEEP_ALIVE_SECONDS,
     LISTEN_BACKLOG_MAX,
     MALLOC_ARENAS_MAX,
@@ -211,7 +210,7 @@ def _uvicorn(server: Server) -> _Uvicorn:
         ws=websocket,
         # Whom a request comes from is for `app.edge` to say; uvicorn would believe loopback peers.
         proxy_headers=False,
-        ws_max_size=FRAME_BYTES_MAX,
+        ws_max_size=server.core.settings.frame_bytes_max,
         ws_per_message_deflate=False,
         ws_ping_interval=PING_INTERVAL_SECONDS,
         ws_ping_timeout=PING_TIMEOUT_SECONDS,

@@ -83,14 +83,15 @@ class SyncServer:
     async def _run(self, claims: VerifiedClaims, receive: AsgiReceive, send: AsgiSend) -> None:
         machine: Machine
         hands: PushServerEnd | PullServerEnd
+        told = self._services.quotas.told()
         log = self._log.bind(database=claims.database_id, direction=claims.direction)
         ended = asyncio.get_running_loop().create_future()
         async with AsgiTransport(receive, send) as transport:
             if claims.direction == "push":
-                machine, hands = ServerPush(), PushServerEnd(self._services, claims)
+                machine, hands = ServerPush(told), PushServerEnd(self._services, claims)
             else:
                 hands = PullServerEnd(self._services, claims, lambda: transport.room_bytes)
-                machine = ServerPull()
+                machine = ServerPull(told)
             self._running[transport] = (claims.database_id or "", ended)
             driver = Driver(machine, hands, transport)
             log.info("sync started")

@@ -12,12 +12,14 @@ from ..events.errors import Conflict, LimitExceeded, NotFound
 from ..events.messages import Hello
 from ..events.session import VersionInfo
 from .history import DatabaseHistory, History
+from .quotas import Quotas
 from .tokens import VerifiedClaims
 
 EMPTY_ROOT = bytes.fromhex("af1349b9f5f9a1a6a0404dea36dcc9499bcb25c9adc112b7cc9a93cae41f3262")
 """BLAKE3 of nothing: the root of version 0."""
 
 
+DEFAULT_QUOTAS = Quotas()
 StillGood = Callable[[VerifiedClaims], Awaitable[VerifiedClaims]]
 """Asks whether a verified token was revoked since (`Revocations.check`); raises if it was."""
 
@@ -32,6 +34,7 @@ class SyncServices:
     storage: PageStorage
     clock: Clock
     still_good: StillGood
+    quotas: Quotas = DEFAULT_QUOTAS
 
 
 @dataclass(frozen=True, slots=True)

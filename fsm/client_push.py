@@ -16,7 +16,7 @@ The rules, and why they are so:
 from statemachine import State
 
 from ..events.errors import ProtocolViolation, Unimplemented
-from ..events.limits import ANNOUNCED_WINDOWS_MAX
+from ..events.limits import ANNOUNCED_WINDOWS_MAX, BATCH_DECODED_BYTES_MAX
 from ..events.messages import (
     Complete,
     ErrorMessage,
@@ -127,6 +127,7 @@ class ClientPush(Machine):
         self.wire_version = wire_version
         self.plan: PushPlanned | None = None
         self.reply: HelloReply | None = None
+        self.batch_bytes_max = BATCH_DECODED_BYTES_MAX
         self.ending: Complete | None = None
         self.outcome: SyncComplete | None = None
         self.unanswered = 0
@@ -187,6 +188,8 @@ class ClientPush(Machine):
         assert self.plan is not None
         check_reply(e, self.wire_version, named_base=self.plan.base is not None)
         self.reply = e
+        said = e.limits.get("batch_decoded_bytes_max", BATCH_DECODED_BYTES_MAX)
+        self.batch_bytes_max = min(said, BATCH_DECODED_BYTES_MAX)
 
     def note_head_and_close(self, e: HelloReply) -> None:
         self.note_reply(e)
@@ -277,7 +280,7 @@ class ClientPush(Machine):
             )
         self.emit(CountPages(e.runs))
         if not self.plan.dry_run:
-            self.emit(LoadPages(e.runs))
+            self.emit(LoadPages(e.runs, self.batch_bytes_max))
 
     def count_and_close(self, e: RequestPages) -> None:
         self.answer_request(e)
@@ -289,7 +292,7 @@ class ClientPush(Machine):
     def send_pages(self, e: PagesLoaded) -> None:
         self.emit(Send(PageData(e.runs, e.codec, e.data)))
         if e.rest:
-            self.emit(LoadPages(e.rest))
+            self.emit(LoadPages(e.rest, self.batch_bytes_max))
 
     def note_version(self, e: SyncComplete) -> None:
         if self.ending is None:

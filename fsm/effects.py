@@ -5,6 +5,7 @@ serves (`app.push_server`, `app.pull_client`, …). An effect carries values onl
 session can be replayed without any of these ends.
 """
 
+from ..events.limits import BATCH_DECODED_BYTES_MAX
 from ..events.messages import Codec, Complete, HashRanges, Hello, HelloReply, Message, Windows
 from ..events.pages import Runs
 from ..events.value import Value
@@ -102,9 +103,10 @@ class DrillDown(Value, frozen=True):
 
 
 class LoadPages(Value, frozen=True):
-    """→ PagesLoaded: the first batch of `runs`."""
+    """→ PagesLoaded: the first batch of `runs`, at most `bytes_max` of pages (but one page)."""
 
     runs: Runs
+    bytes_max: int = BATCH_DECODED_BYTES_MAX
 
 
 class CheckSource(Value, frozen=True):

@@ -11,6 +11,8 @@ The rules, and why they are so:
 - No transition stores anything: a token for pulling cannot write, whatever its bearer sends.
 """
 
+from collections.abc import Mapping
+
 from statemachine import State
 
 from ..events.messages import (
@@ -69,7 +71,8 @@ class ServerPull(Machine):
     )
     peer_lost = awaiting_hello.to(lost) | opening.to(lost) | comparing.to(lost) | streaming.to(lost)
 
-    def __init__(self) -> None:
+    def __init__(self, limits: Mapping[str, int] | None = None) -> None:
+        self._limits = server_limits() if limits is None else dict(limits)
         self.greeting: Hello | None = None
         self.version: VersionInfo | None = None
         self.pages = 0
@@ -110,7 +113,7 @@ class ServerPull(Machine):
                     committed_at=e.version.committed_at,
                     base_known=e.base_known,
                     pages_changed=e.pages_changed,
-                    limits=server_limits(),
+                    limits=self._limits,
                 )
             )
         )

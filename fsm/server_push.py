@@ -20,6 +20,8 @@ Not here: what a page's content is, who the client is, where pages lie. Pages ar
 effects' performer before `PagesStaged` comes back.
 """
 
+from collections.abc import Mapping
+
 from statemachine import State
 
 from ..events.errors import InvalidArgument, ProtocolViolation
@@ -132,7 +134,8 @@ class ServerPush(Machine):
         | committing.to(lost, on="abandon")
     )
 
-    def __init__(self) -> None:
+    def __init__(self, limits: Mapping[str, int] | None = None) -> None:
+        self._limits = server_limits() if limits is None else dict(limits)
         self.greeting: Hello | None = None
         self.conflict: Failed | None = None
         self.ending: Complete | None = None
@@ -192,7 +195,7 @@ class ServerPush(Machine):
                     author=head.author,
                     committed_at=head.committed_at,
                     base_known=e.base_known,
-                    limits=server_limits(),
+                    limits=self._limits,
                 )
             )
         )

@@ -21,9 +21,12 @@ from edgereplica.adapters.websocket_client import connect
 from edgereplica.events.errors import (
     InvalidArgument,
     LimitExceeded,
+    NetworkError,
     PermissionDenied,
     RateLimited,
 )
+from edgereplica.events.messages import ErrorMessage, Hello, HelloReply
+from edgereplica.events.wire_v2 import WireV2
 
 HONEST, ATTACKER = "127.0.0.1", "127.0.0.2"
 
@@ -198,20 +201,38 @@ def test_sessions_at_once_are_limited(tmp_path: Path) -> None:
             asyncio.run(main(running.sync_url, tokens_of(running.base)))
 
 
-def test_a_silent_client_is_told_and_closed(tmp_path: Path) -> None:
+def test_a_client_that_never_says_hello_is_closed(tmp_path: Path) -> None:
+    """Without a word: it has not said in which version it would understand one."""
+
+    async def ending(url: str, token: str) -> str:
+        transport = await connect(url, token, "pull")
+        with pytest.raises(NetworkError) as caught:
+            await transport.receive()
+        return caught.value.message
+
     with server(tmp_path, session_hello_seconds=1) as running:
         tokens = tokens_of(running.base)
-        # Before its hello a client's wire version is not known: it is answered in v1.
-        transport_said = asyncio.run(_raw_first_frame(running.sync_url, tokens["pull"]))
-        assert b"nothing came for 1 seconds" in transport_said
+        assert "1008 limit_exceeded" in asyncio.run(ending(running.sync_url, tokens["pull"]))
 
 
-async def _raw_first_frame(url: str, token: str) -> bytes:
-    transport = await connect(url, token, "pull")
-    frame = await transport.receive()
-    with pytest.raises(Exception, match="1008"):
-        await transport.receive()
-    return frame
+def test_a_client_that_falls_silent_is_told_and_closed(tmp_path: Path) -> None:
+    async def said(url: str, token: str) -> list[object]:
+        transport = await connect(url, token, "push")
+        codec = WireV2()
+        for frame in codec.encode(Hello(page_size=4096, page_count=1)):
+            await transport.send(frame)
+        frames = [codec.decode(await transport.receive()) for _ in range(2)]
+        with pytest.raises(NetworkError, match="1008"):
+            await transport.receive()
+        return frames
+
+    with server(tmp_path, session_idle_seconds=1) as running:
+        tokens = tokens_of(running.base)
+        reply, error = asyncio.run(said(running.sync_url, tokens["push"]))
+        assert isinstance(reply, HelloReply)
+        assert isinstance(error, ErrorMessage)
+        assert error.code == "limit_exceeded"
+        assert dict(error.details or {}) == {"limit": "session_idle_seconds", "value": 1}
 
 
 def slow_socket(address: tuple[str, int], first: bytes) -> socket.socket:
