@@ -186,7 +186,9 @@ class ClientPush(Machine):
 
     def note_reply(self, e: HelloReply) -> None:
         assert self.plan is not None
-        check_reply(e, self.wire_version, named_base=self.plan.base is not None)
+        # A base is named by its version, or by the root of what the file holds.
+        named = self.plan.base is not None or self.plan.root is not None
+        check_reply(e, self.wire_version, named_base=named)
         self.reply = e
         said = e.limits.get("batch_decoded_bytes_max", BATCH_DECODED_BYTES_MAX)
         self.batch_bytes_max = min(said, BATCH_DECODED_BYTES_MAX)

@@ -58,6 +58,14 @@ def test_an_unchanged_file_is_pushed_whole_to_a_database_made_anew(model: Conver
     assert model.versions[2] == model.clients[0].pages
 
 
+def test_a_file_synced_in_v1_is_known_by_its_root_in_v2(model: Convergence) -> None:
+    """Its sidecar knows no version; the server's word that it knows the root was refused."""
+    model.push(number=0, wire_version=1, force=False, cut_at=None)
+    model.push(number=0, wire_version=2, force=False, cut_at=None)
+    assert model.clients[0].base is not None
+    assert model.clients[0].base.version == 1
+
+
 def test_an_empty_database_is_pulled_into_a_file_and_into_none(model: Convergence) -> None:
     """No page came, so there were no fingerprints of the right length to remember."""
     for number in (0, 2):
