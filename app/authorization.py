@@ -123,12 +123,12 @@ def outcome(call: str, caller: str, *, own: bool = True) -> str:
 def _sync_outcome(rule: Rule, caller: str, *, own: bool) -> str:
     """A push token is for pushing only, whatever its bearer sends, and for its database only.
 
-    The client does not say which direction it means: the token does. So a client that pulls with a
-    push token is told at its first frame that does not belong to a push.
+    The client does not say which direction it means: the token does. So a client that means the
+    other one is refused at its first frame that has no place there, or simply gets nothing.
     """
-    if not rule.needs.endswith(caller.partition(" ")[0]):
-        return "protocol_violation"
-    return "ok" if own else "not_found"
+    if not own:
+        return "not_found"
+    return "ok" if rule.needs.endswith(caller.partition(" ")[0]) else "nothing moves"
 
 
 def _session_outcome(rule: Rule, caller: str, *, own: bool) -> str:
@@ -158,7 +158,9 @@ def table() -> str:
         "session's organization; behind a comma, the caveat that narrows that session. Where a",
         "call names a database, the second word is for one of another organization, which answers",
         "like one that does not exist. IssueSyncToken by a session narrowed to one direction is",
-        "*ok* for that direction, and the token it gives is narrowed as the session is.",
+        "*ok* for that direction, and the token it gives is narrowed as the session is. *nothing",
+        "moves*: the token says the direction, so a client that means the other one is refused at",
+        "its first frame that has no place there, or gets nothing.",
         "",
         f"| call | {' | '.join(CALLERS)} |",
         f"|---|{'---|' * len(CALLERS)}",
