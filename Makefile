@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test test-js lint types check-generated generate bench bench-hash bench-login clean
+.PHONY: demo test test-js lint types check-generated generate bench bench-hash bench-login torture hostile prove-controls mutants clean
 
 $(STAMP): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -57,6 +57,23 @@ bench-hash: $(STAMP)
 # The time of a refused login for a known and an unknown user, over 200 tries each.
 bench-login: $(STAMP)
 	$(BIN)/python -m bench.login_timing
+
+# Real faults: SCALE=1 is the full count of every check, SCALE=0 the least; CHECKS names some of them.
+SCALE ?= 1
+SEED ?= 1
+torture: $(STAMP)
+	$(BIN)/python -m proof.torture --scale $(SCALE) --seed $(SEED) $(CHECKS)
+
+# Hostile input to codecs, machines, tokens and the client.
+hostile: $(STAMP)
+	$(BIN)/python -m proof.hostile --scale $(SCALE) --seed $(SEED) $(CHECKS)
+
+# Every flaw of the list, planted one at a time in a copy, must turn a check red; then mutants.
+prove-controls: $(STAMP)
+	$(BIN)/python -m proof.controls $(CHECKS)
+
+mutants: $(STAMP)
+	$(BIN)/python -m proof.controls.mutants --scale $(SCALE) --seed $(SEED) $(CHECKS)
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

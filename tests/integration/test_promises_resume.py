@@ -1,5 +1,6 @@
 """Cut, killed, hung: nothing is seen of it, and the next push sends only what is missing."""
 
+import asyncio
 import shutil
 import sqlite3
 from collections.abc import Iterator
@@ -12,7 +13,9 @@ from tests.helpers_cutting import CuttingProxy, Fault
 from tests.helpers_server import START_SECONDS_MAX, ServerProcess
 from tests.helpers_sync import User, dump, execute, make_notes, sessions_ended, wait_for
 
+from edgereplica.adapters.websocket_client import connect
 from edgereplica.app import sample_database
+from edgereplica.events.errors import EdgeReplicaError
 from edgereplica.events.limits import SEGMENT_BYTES_MAX
 
 MIB = 1024 * 1024
@@ -118,6 +121,25 @@ def test_a_cut_push_is_retried_visibly_in_the_same_process(
     assert "pushed version 1" in done.stdout
     user.ok("pull", tmp_path / "pulled.db")
     assert dump(tmp_path / "pulled.db") == dump(file)
+
+
+@pytest.mark.parametrize("action", ["cut", "reset", "half_close"])
+def test_a_handshake_cut_at_any_byte_is_a_lost_connection(user: User, action: Any) -> None:
+    """A client once died of an assertion where the first bytes of the answer were cut."""
+
+    async def attempt(at: int) -> str:
+        with CuttingProxy(user.base, Fault(action, at, upwards=False)) as proxy:
+            url = proxy.base.replace("http", "ws") + "/sync"
+            try:
+                await (await connect(url, user.tokens["pull"], "pull")).close(1000, "")
+            except EdgeReplicaError as error:
+                return error.code
+            return "connected"
+
+    async def scenario() -> set[str]:
+        return {await attempt(at) for at in range(0, 200, 8)}
+
+    assert asyncio.run(scenario()) <= {"network", "connected"}
 
 
 def test_a_push_whose_acknowledgement_is_lost_is_one_version(user: User, tmp_path: Path) -> None:
