@@ -24,17 +24,25 @@ class Lease:
         self.name = name
         self._holder = holder
         self.token = token
+        self._renewed_at = clock.now()
+
+    async def keep(self) -> None:
+        """`renew` if a third of the time has passed: to be called while at work."""
+        if not 0 <= self._clock.now() - self._renewed_at < LEASE_SECONDS / 3:
+            await self.renew()
 
     async def renew(self) -> None:
         """Hold it for another `LEASE_SECONDS`; `LeaseLost` if somebody else holds it now."""
+        now = self._clock.now()
         changed = await self._repo.execute(
             "UPDATE leases SET expires_at = ? WHERE name = ? AND holder = ?",
-            self._clock.now() + LEASE_SECONDS,
+            now + LEASE_SECONDS,
             self.name,
             self._holder,
         )
         if not changed:
             raise LeaseLost(f"another server holds the lease {self.name!r}")
+        self._renewed_at = now
 
     def held(self) -> list[Statement]:
         """Statements that make their transaction fail unless the lease is held (see `Pin.held`)."""

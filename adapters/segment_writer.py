@@ -73,10 +73,17 @@ class SegmentWriter:
             raise self._failure
 
     def append(
-        self, pages: U32, page_size: int, codec: str, data: Buffer, digests: Buffer
+        self,
+        pages: U32,
+        page_size: int,
+        codec: str,
+        data: Buffer,
+        digests: Buffer,
+        *,
+        join: bool = True,
     ) -> tuple[int, int]:
         """Add a batch: its block's number over all segments, from 0, and its first slot."""
-        number, slot = self._builder.append(pages, page_size, codec, data, digests)
+        number, slot = self._builder.append(pages, page_size, codec, data, digests, join=join)
         return self._blocks_before + number, slot
 
     def close(self) -> None:

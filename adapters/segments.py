@@ -159,14 +159,22 @@ class SegmentBuilder:
         return not self.blocks or held + stored_bytes + _BLOCK_OVERHEAD <= self._bytes_max
 
     def append(
-        self, pages: U32, page_size: int, codec: str, data: Buffer, digests: Buffer
+        self,
+        pages: U32,
+        page_size: int,
+        codec: str,
+        data: Buffer,
+        digests: Buffer,
+        *,
+        join: bool = True,
     ) -> tuple[int, int]:
         """Add one batch of ascending `pages` exactly as it came: `data` must not change later.
 
-        Returns the block's number in this segment and the slot of the batch's first page.
+        Returns the block's number in this segment and the slot of the batch's first page. Without
+        `join` the batch is a block of its own.
         """
         number = CODECS.index(codec)
-        if number != RAW:
+        if number != RAW or not join:
             self._close_block()
             self._add_block(number, page_size, pages, data, digests)
             return len(self._index) - 1, 0

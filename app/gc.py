@@ -132,7 +132,13 @@ class GarbageCollector:
     async def _collect(self, org_id: str, lease: Lease | None, report: GcReport) -> GcReport:
         now = self._clock.now()
         marker = Marker(
-            self._repo, self._objects, self._histories, now, self._is_old, lease is not None
+            self._repo,
+            self._objects,
+            self._histories,
+            now,
+            self._is_old,
+            remember=lease is not None,
+            meanwhile=lease.keep if lease is not None else _nothing,
         )
         marked = await marker.mark(org_id)
         sql = "SELECT object_key, seen_at, last_pin_no FROM gc_candidates WHERE org_id = ?"
@@ -256,3 +262,7 @@ class GarbageCollector:
             some = statements[start : start + STATEMENTS_IN_FLIGHT_MAX]
             with fenced():
                 await self._repo.batch([*some, *lease.held()])
+
+
+async def _nothing() -> None:
+    """What a dry run does meanwhile: it holds no lease."""

@@ -8,7 +8,7 @@ Memory goes with the segments of an organization; histories and maps pass one da
 """
 
 import asyncio
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
 
 from ..adapters.map_format import decode_map
@@ -54,7 +54,10 @@ class Marked:
 
 @dataclass(frozen=True, slots=True)
 class Marker:
-    """Marks one organization after another. With `remember` it writes down what maps refer to."""
+    """Marks one organization after another. With `remember` it writes down what maps refer to.
+
+    `meanwhile` is called again and again, since a mark can take long.
+    """
 
     repo: Repo
     objects: ObjectStore
@@ -62,6 +65,7 @@ class Marker:
     now: float
     is_old: Callable[[ObjectInfo], bool]
     remember: bool
+    meanwhile: Callable[[], Awaitable[None]]
 
     async def mark(self, org_id: str) -> Marked:
         """Pins first, then what there is, then what is referred to, then the last pin.
@@ -127,7 +131,8 @@ class Marker:
                 bare = replace(history, stored=(), rewritten={})
                 found.expiring.append((event, bare, count))
         found.unreferenced += [info for info in listed if info.key not in maps]
-        await asyncio.sleep(0)  # a server goes on serving meanwhile
+        await self.meanwhile()
+        await asyncio.sleep(0)  # a server goes on serving
         return segments
 
     async def _segments_of(self, database_id: str) -> set[str]:
@@ -151,6 +156,7 @@ class Marker:
 
     async def _read_map(self, key: str, gate: asyncio.Semaphore) -> tuple[str, ...]:
         async with gate:
+            await self.meanwhile()
             try:
                 data = await self.objects.get(key)
             except NotFound as error:

@@ -111,13 +111,18 @@ GC_INTERVAL_SECONDS: Final = 3600
 GC_DELETES_IN_FLIGHT_MAX: Final = 8
 KEEP_LAST_VERSIONS_MAX: Final = 1_000_000_000
 KEEP_DAYS_MAX: Final = 36_500
-COMPACT_SEGMENTS_MAX: Final = 64
-"""A head whose pages lie in more segments than this is compacted, if fewer would do."""
+COMPACT_PIECES_MAX: Final = 64
+"""Small segments of a history, or blocks of a head, that are left as they are."""
+COMPACT_BLOCKS_FACTOR_MAX: Final = 4
+"""Blocks of a head, as a multiple of what it needs, beyond which it is written anew."""
 COMPACT_SMALL_SEGMENT_BYTES: Final = SEGMENT_BYTES_MAX // 8
 """Segments below this are joined."""
 COMPACT_WASTE_PERCENT_MAX: Final = 50
 """Of the pages in blocks that a fresh pull has to read, those that it throws away."""
 COMPACT_MAPS_PER_EVENT_MAX: Final = 256
+COMPACT_MAPS_IN_MEMORY_MAX: Final = 2048
+COMPACT_MAP_BYTES_IN_MEMORY_MAX: Final = 32 * 1024 * 1024
+"""Of map objects that are rewritten together, so that they share segments."""
 
 # Accounts
 EMAIL_CHARS_MAX: Final = 254

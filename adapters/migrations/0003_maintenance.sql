@@ -41,3 +41,9 @@ CREATE TABLE gc_map_segments (
     segments TEXT NOT NULL
 );
 CREATE INDEX gc_map_segments_of_database ON gc_map_segments (database_id);
+
+-- Up to which event of its stream a database was looked at for compaction.
+CREATE TABLE compaction_checks (
+    database_id TEXT PRIMARY KEY,
+    seq BIGINT NOT NULL
+);

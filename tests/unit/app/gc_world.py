@@ -19,6 +19,7 @@ from edgereplica.adapters.memory_repo import MemoryRepo
 from edgereplica.adapters.memory_store import MemoryStore
 from edgereplica.adapters.page_storage import PageStorage
 from edgereplica.adapters.ports import Buffer, ObjectInfo, Row, Statement
+from edgereplica.app.compaction import Compactor
 from edgereplica.app.gc import GarbageCollector, GcReport
 from edgereplica.app.history import DatabaseHistory, History
 from edgereplica.app.pull_server import PullServerEnd
@@ -272,6 +273,20 @@ class World:
             self.ids,
             grace_seconds=GRACE_SECONDS,
             staged_ttl_seconds=STAGED_SECONDS,
+        )
+
+    def compactor(self, hook: Hook | None = None) -> Compactor:
+        """Another process's compactor, which finds every segment small and three too many."""
+
+        async def nothing() -> None: ...
+
+        repo = HookedRepo(self.repo, hook or nothing)
+        return Compactor(
+            repo,
+            DatabaseHistory(EventLog(repo, self.clock)),
+            PageStorage(HookedStore(self.store, hook or nothing), self.ids, cache_bytes=0),
+            self.clock,
+            pieces_max=3,
         )
 
     async def collect(self) -> GcReport:

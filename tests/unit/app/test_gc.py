@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.unit.app.gc_world import GRACE_SECONDS, STAGED_SECONDS, Crash, Pull, Push, World
+from tests.unit.app.gc_world import GRACE_SECONDS, STAGED_SECONDS, Crash, Hook, Pull, Push, World
 
 from edgereplica.app.retention import Retention, set_retention
 from edgereplica.events.errors import (
@@ -349,10 +349,11 @@ ACTION = st.one_of(
     st.tuples(st.just("retain"), DATABASES, st.integers(1, 2)),
     st.tuples(st.just("advance"), SECONDS),
     st.tuples(st.just("collect")),
+    st.tuples(st.just("compact")),
     st.tuples(st.just("delete"), DATABASES),
 )
 COLLECTION = st.tuples(
-    st.just("interrupted"),
+    st.sampled_from(["interrupted", "interrupted", "interrupted compaction"]),
     st.lists(st.tuples(st.integers(0, 60), ACTION), max_size=5),
     st.none() | st.integers(0, 60),
 )
@@ -387,12 +388,17 @@ class Randomly:
             case "collect", *_:
                 with contextlib.suppress(LeaseTaken):
                     await world.collect()
+            case "compact", *_:
+                with contextlib.suppress(LeaseTaken):
+                    assert (await world.compactor().run()).failed == ()
             case "delete", database:
                 history = await world.history(database)
                 if not history.deleted:
                     await world.histories.delete(history, "u")
             case "interrupted", interruptions, crash_at:
-                await self.interrupted(dict(interruptions), crash_at)
+                await self.interrupted(world.collector, dict(interruptions), crash_at)
+            case "interrupted compaction", interruptions, crash_at:
+                await self.interrupted(world.compactor, dict(interruptions), crash_at)
 
     async def end(self, session: Push | Pull, how: str) -> None:
         pin = session.end._pin
@@ -415,8 +421,10 @@ class Randomly:
         except (Conflict, NotFound):
             assert isinstance(session, Push)
 
-    async def interrupted(self, interruptions: dict[int, Any], crash_at: int | None) -> None:
-        """A collection in which others act between its steps, and which may die at one."""
+    async def interrupted(
+        self, runner: Callable[[Hook], Any], interruptions: dict[int, Any], crash_at: int | None
+    ) -> None:
+        """A run in which others act between its steps, and which may die at one."""
         step = 0
 
         async def hook() -> None:
@@ -428,9 +436,9 @@ class Randomly:
                 raise Crash
 
         try:
-            report = await self.world.collector(hook).run()
+            report = await runner(hook).run()
             assert report.failed == ()
-        except (Crash, LeaseTaken):
+        except (Crash, LeaseTaken, SessionTooSlow):
             pass
 
 
@@ -441,7 +449,7 @@ def test_nothing_referenced_is_ever_lost_and_everything_else_goes(actions: list[
         randomly = Randomly(world)
         for action in actions:
             await randomly.do(action)
-            if action[0] in {"collect", "interrupted"}:
+            if action[0] in {"collect", "compact", "interrupted", "interrupted compaction"}:
                 await world.check()
         while randomly.sessions:
             await randomly.end(randomly.sessions.pop(), "finish")
