@@ -24,6 +24,12 @@ test-js: $(STAMP)
 	cd tests/interop/js && PATH="$(abspath $(BIN)):$$PATH" npm run generate
 	cd tests/interop/js && PATH="$(abspath $(BIN)):$$PATH" npm test
 
+# The pages of a login in headless Chromium; screenshots go to build/browser.
+test-browser: $(STAMP)
+	@command -v chromium >/dev/null || command -v chromium-browser >/dev/null || \
+	  { echo "this needs Chromium: apt-get install chromium" >&2; exit 1; }
+	$(BIN)/python -m pytest -q tests/browser/oauth_in_chromium.py
+
 lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -35,6 +41,7 @@ types: $(STAMP)
 generate: $(STAMP)
 	cd proto && PATH="$(abspath $(BIN)):$$PATH" buf lint && PATH="$(abspath $(BIN)):$$PATH" buf generate
 	$(BIN)/python -m edgereplica.app.machines specs/machines
+	$(BIN)/python -m edgereplica.app.authorization specs/authorization.md
 	$(BIN)/python -m tests.wire_vectors
 
 check-generated: $(STAMP)
@@ -42,6 +49,7 @@ check-generated: $(STAMP)
 	cd proto && PATH="$(abspath $(BIN)):$$PATH" buf generate -o ../build/proto
 	diff -r -x __pycache__ proto/gen build/proto/gen
 	$(BIN)/python -m edgereplica.app.machines --check specs/machines
+	$(BIN)/python -m edgereplica.app.authorization --check specs/authorization.md
 
 # Sizes in MiB, repeats of every run, and PUBLISH=1 to copy the results to docs/bench.
 SIZES ?= 1,64,1024

@@ -65,8 +65,8 @@ def _ready(provider: str, state: str, code: str) -> Response[str]:
         "<p>To finish, run this command where you began the login:</p>"
         f'<pre id="command">{escape(command)}</pre>'
         '<button id="copy" type="button" hidden>Copy the command</button>'
-        '<p class="soft">It works once, soon, and only on the machine and account that began this '
-        "login. If you did not begin one, close this page: nothing has happened.</p>",
+        '<p class="soft">It works once, for a short time, and only for the user who began this '
+        "login, on the same machine. If that was not you, close this page: nothing has happened.</p>",
         script=_file("copy.js"),
     )
 
