@@ -29,6 +29,7 @@ from .follower import Follower
 from .guards import client_addresses, login_limits, quotas, sync_bounds
 from .history import DatabaseHistory
 from .http import make_app
+from .maintenance import in_background
 from .oauth import OAuthLogins
 from .oauth_providers import identity_providers
 from .passwords import Passwords
@@ -202,7 +203,8 @@ async def build(
                 addresses=client_addresses(settings),
             )
             _warn(settings)
-            yield Server(core, admin, sync, app)
+            async with in_background(repo, store, settings, clock, ids):
+                yield Server(core, admin, sync, app)
 
 
 def _telling(notifier: Notifier, topic: Literal["head", "deleted"]) -> Callable[[str], None]:

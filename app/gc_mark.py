@@ -15,7 +15,7 @@ from ..adapters.map_format import decode_map
 from ..adapters.ports import ObjectInfo, ObjectStore, Repo, Row, Statement
 from ..adapters.segments import missing
 from ..events.domain import VersionsExpired
-from ..events.errors import NotFound
+from ..events.errors import NotFound, StorageError
 from ..events.limits import MAP_READS_IN_FLIGHT_MAX
 from .history import DatabaseHistory, History
 from .retention import expiring
@@ -147,10 +147,13 @@ class Marker:
         reads = [self._read_map(key, gate) for key in unread]
         results = await asyncio.gather(*reads, return_exceptions=True)
         for key, result in zip(unread, results, strict=True):
+            if isinstance(result, StorageError) and history.deleted and is_missing(result):
+                known[key] = []  # taken by a run that nobody remembers (`admin copy`)
+                continue
             if isinstance(result, BaseException):
                 raise result
             known[key] = list(result)
-        if self.remember and unread:
+        if self.remember and unread and not history.deleted:
             await self._remember(database_id, unread, known)
         return {segment for key in keys for segment in known[key]}
 
@@ -177,6 +180,10 @@ class Marker:
                 for key in keys
             ]
         )
+
+
+def is_missing(error: StorageError) -> bool:
+    return error.details.get("reason") == "missing"
 
 
 def _name(info: ObjectInfo) -> str:

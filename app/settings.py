@@ -16,7 +16,12 @@ from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import SettingsConfigDict
 
 from ..events.errors import InvalidArgument, StorageError
-from ..events.limits import KEY_BYTES
+from ..events.limits import (
+    GC_GRACE_SECONDS,
+    GC_INTERVAL_SECONDS,
+    KEY_BYTES,
+    STAGED_TTL_SECONDS,
+)
 from .edge_settings import EdgeSettings
 
 DEV_KEY = b"edgereplica development key ----"
@@ -61,6 +66,12 @@ class Settings(EdgeSettings):
     """To PostgreSQL, for each server process, and one more to listen."""
     page_store_url: str = ""
     """Empty: the directory `objects` of the data directory."""
+    gc_interval_seconds: Annotated[int, Field(ge=0, le=_TTL_SECONDS_MAX)] = GC_INTERVAL_SECONDS
+    """How often a server looks after storage; 0: never, leave it to `edgereplica admin gc`."""
+    gc_grace_seconds: Seconds = GC_GRACE_SECONDS
+    """Between an object's first being seen without references and its deletion, at least."""
+    staged_ttl_seconds: Seconds = STAGED_TTL_SECONDS
+    """How long the pages of an interrupted push wait for it to be resumed."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     dev: bool = Field(default=False, validation_alias="EDGEREPLICA_DEV")
     """A fixed key and a warning; set by `serve --dev`."""

@@ -17,6 +17,7 @@ from . import accounts
 from .console import emit, note
 from .databases import db
 from .machines import fsm
+from .maintenance import collect_garbage
 from .oauth import oauth
 from .orgs import org
 from .reset import reset_password
@@ -93,6 +94,7 @@ app.command()(serve)
 app.command()(demo)
 app.add_typer(fsm, name="fsm")
 admin.command("reset-password")(reset_password)
+admin.command("gc")(collect_garbage)
 app.add_typer(admin, name="admin")
 
 

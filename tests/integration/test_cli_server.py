@@ -121,3 +121,19 @@ def test_migrate_and_rebuild(tmp_path: Path) -> None:
         assert run(tmp_path, "login", "ada@example.org", **known).returncode == 0
         private = tmp_path / ".config/edgereplica/config.toml"
         assert private.stat().st_mode & 0o777 == 0o600
+
+
+def test_garbage_is_collected_beside_a_running_server(tmp_path: Path) -> None:
+    with ServerProcess(tmp_path / "data") as server:
+        known = {"EDGEREPLICA_SERVER": server.base, "EDGEREPLICA_PASSWORD": "correct horse"}
+        for words in (["signup", "ada@example.org"], ["db", "create", "main"]):
+            assert run(tmp_path, *words, **known).returncode == 0
+        dry = run(tmp_path, "admin", "gc", "--data-dir", "data", "--dry-run", "--json")
+        assert dry.returncode == 0, dry.stderr
+        report = json.loads(dry.stdout)
+        assert report["collection"]["dry_run"] is True
+        assert report["collection"]["organizations"] == 1
+        assert report["compaction"] is None
+        done = run(tmp_path, "admin", "gc", "--data-dir", "data")
+        assert done.returncode == 0, done.stderr
+        assert "deleted 0 objects of 0 bytes" in done.stdout
