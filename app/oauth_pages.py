@@ -66,7 +66,8 @@ def _ready(provider: str, state: str, code: str) -> Response[str]:
         f'<pre id="command">{escape(command)}</pre>'
         '<button id="copy" type="button" hidden>Copy the command</button>'
         '<p class="soft">It works once, for a short time, and only for the user who began this '
-        "login, on the same machine. If that was not you, close this page: nothing has happened.</p>",
+        "login, on the same machine. If that was not you, close this page: nothing has happened."
+        "</p>",
         script=_file("copy.js"),
     )
 
