@@ -18,6 +18,7 @@ from edgereplica.app.client_session import Options, run_session
 from edgereplica.app.compression import CompressMode, Compressor, decode
 from edgereplica.app.driver import Handler
 from edgereplica.app.local_content import DrillDown, LocalContent, StaleSidecar
+from edgereplica.app.pull_client import PullClientEnd
 from edgereplica.app.push_client import PushClientEnd
 from edgereplica.events.errors import (
     EdgeReplicaError,
@@ -180,9 +181,8 @@ class SimPullEnd:
 
     async def prepare(self, effect: PrepareReplica) -> ReplicaPrepared:
         reply = self._reply = effect.reply
-        # Content without a base that the server knows all the same is one of its versions.
-        is_version = self._held is not None and self._content.changed is None and reply.base_known
-        if self._refusal is not None and not is_version:
+        is_known = PullClientEnd.is_known_version(self._local, reply)
+        if self._refusal is not None and not is_known:
             raise self._refusal
         self._digests = bytearray(reply.page_count * DIGEST_BYTES)
         self._pages = [b""] * reply.page_count

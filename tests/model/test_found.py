@@ -12,6 +12,9 @@ from edgereplica.events.errors import FileReplaced, ServerShuttingDown
 from edgereplica.events.session import Failed
 from edgereplica.fsm.server_push import ServerPush
 
+FRAMES_OF_A_PUSH = 7
+"""Hello, its reply, hashes, complete, the request, pages, the answer."""
+
 
 @pytest.fixture
 def model() -> Iterator[Convergence]:
@@ -66,6 +69,19 @@ def test_a_file_synced_in_v1_is_known_by_its_root_in_v2(model: Convergence) -> N
     assert model.clients[0].base.version == 1
 
 
+def test_a_file_that_is_the_head_and_does_not_know_it_is_pulled_unforced(
+    model: Convergence,
+) -> None:
+    """The answer to its push was lost: there is nothing in it that a pull could lose."""
+    model.push(number=0, wire_version=2, force=False, cut_at=None)
+    model.write(number=0, rows=3, size=10, killed=False)
+    model.push(number=0, wire_version=2, force=False, cut_at=FRAMES_OF_A_PUSH)
+    assert len(model.versions) == 2, "the answer alone was to be lost"
+    model.pull(number=0, wire_version=2, force=False, backup=False, cut_at=None)
+    assert model.clients[0].base is not None
+    assert model.clients[0].base.version == 2
+
+
 def test_an_empty_database_is_pulled_into_a_file_and_into_none(model: Convergence) -> None:
     """No page came, so there were no fingerprints of the right length to remember."""
     for number in (0, 2):
@@ -77,8 +93,7 @@ def test_a_forced_pull_of_what_the_file_already_is_is_remembered(model: Converge
     """A push whose answer was lost, then a forced pull: the next push builds on the head."""
     model.push(number=0, wire_version=2, force=False, cut_at=None)
     model.write(number=0, rows=3, size=10, killed=False)
-    frames_of_a_push = 7  # hello, its reply, hashes, complete, the request, pages, the answer
-    model.push(number=0, wire_version=2, force=False, cut_at=frames_of_a_push)
+    model.push(number=0, wire_version=2, force=False, cut_at=FRAMES_OF_A_PUSH)
     assert len(model.versions) == 2, "the answer alone was to be lost"
     model.pull(number=0, wire_version=2, force=True, backup=False, cut_at=None)
     model.write(number=0, rows=3, size=10, killed=False)

@@ -208,14 +208,18 @@ def test_a_greeting_that_leaves_something_out_is_refused(reply: HelloReply) -> N
 
 def test_a_greeting_that_knows_a_base_never_named_is_refused() -> None:
     reply = MessageReceived(HelloReply(512, 3, head=1, root=R1, base_known=True))
-    refused(client(ClientPush(), PUSH), reply, "hello_reply")
+    refused(client(ClientPush(), PushPlanned(512, 3, None, None, None)), reply, "hello_reply")
     refused(client(ClientPull(), PullPlanned(512, 3, None, None, None)), reply, "hello_reply")
 
 
-def test_a_pull_that_names_only_its_root_may_be_known_by_it() -> None:
-    machine = client(ClientPull(), PULL)
-    said(machine, HelloReply(512, 3, head=1, root=R1, base_known=True))
-    assert machine.state_id == "preparing"
+def test_a_file_that_names_only_its_root_may_be_known_by_it() -> None:
+    plan = PushPlanned(512, 3, None, None, R2)
+    for machine, state in (
+        (client(ClientPush(), plan), "announcing"),
+        (client(ClientPull(), PULL), "preparing"),
+    ):
+        said(machine, HelloReply(512, 3, head=1, root=R1, base_known=True))
+        assert machine.state_id == state
 
 
 def test_a_v1_greeting_has_neither_version_nor_root() -> None:
