@@ -51,6 +51,8 @@ RULES: Mapping[str, Rule] = MappingProxyType(
         "CreateDatabase": Rule(role="admin", undirected=True, unbound=True),
         "DeleteDatabase": Rule(role="admin", undirected=True, names_database=True),
         "IssueSyncToken": Rule(names_database=True),
+        "SetRetention": Rule(role="admin", undirected=True, names_database=True),
+        "GetRetention": Rule(names_database=True),
         "BeginOAuth (login)": Rule(needs="nothing"),
         "BeginOAuth (link)": _OWN_ACCOUNT,
         "CompleteLink": _OWN_ACCOUNT,

@@ -34,6 +34,7 @@ from .oauth import OAuthLogins
 from .oauth_providers import identity_providers
 from .passwords import Passwords
 from .places import Place
+from .retention_rpc import retention_rpc_app
 from .revocations import Revocations
 from .rpc import rpc_app
 from .sessions import Sessions
@@ -194,7 +195,11 @@ async def build(
             checks = {"repo": lambda: repo.batch([]), "page_storage": store.check}
             logins = login_limits(settings, clock)
             app = make_app(
-                services=[rpc_app(admin, logins), account_rpc_app(accounts, sessions, logins)],
+                services=[
+                    rpc_app(admin, logins),
+                    account_rpc_app(accounts, sessions, logins),
+                    retention_rpc_app(histories, sessions),
+                ],
                 oauth=oauth,
                 sync_app=sync,
                 checks=checks,

@@ -2,6 +2,7 @@
 
     /edgereplica.admin.v1.AdminService/*   app.rpc
     /edgereplica.admin.v1.AccountService/* app.account_rpc
+    /edgereplica.admin.v1.RetentionService/* app.retention_rpc
     /oauth/{provider}/callback             app.oauth_pages
     /sync                                  whatever `sync_app` is (app.sync_server)
     /healthz                               200 "ok" while the process runs

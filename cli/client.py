@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from ..app.account_client import AccountClient
     from ..app.admin_client import AdminClient, Session
     from ..app.config import ClientConfig, ConfigFile
+    from ..app.retention_client import RetentionClient
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +49,14 @@ class Client:
 
         session = self.config.session(self.server)
         return AccountClient(self.server, session.token if session else None)
+
+    def retention(self) -> "RetentionClient":
+        """A client for retention with the cached session. Raises Unauthenticated without one."""
+        from ..app.retention_client import RetentionClient
+
+        self.admin()
+        session = self.config.session(self.server)
+        return RetentionClient(self.server, session.token if session else None)
 
     def own_account(self) -> "AccountClient":
         """An account client with the cached session. Raises Unauthenticated when there is none."""

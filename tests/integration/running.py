@@ -71,6 +71,8 @@ class Running:
     ) -> tuple[str, Any]:
         """The Connect code ("ok") and the answer."""
         service = "AdminService" if method in ADMIN_CALLS else "AccountService"
+        if method.endswith("Retention"):
+            service = "RetentionService"
         headers = {"authorization": f"Bearer {token}"} if token else {}
         path = f"{PACKAGE}{service}/{method}"
         answer = await self.http.post(path, json=body or {}, headers=headers)

@@ -114,8 +114,10 @@ class Cell:
                 return {"state": start["state"], "code": world.consented(start["redirectUrl"])}
             case "CreateDatabase":
                 return {"name": "another"}
-            case "DeleteDatabase":
+            case "DeleteDatabase" | "GetRetention":
                 return database
+            case "SetRetention":
+                return database | {"keepLast": 3}
             case "IssueSyncToken":
                 pulls = caller.endswith("direction=pull")
                 return database | {"direction": f"DIRECTION_{'PULL' if pulls else 'PUSH'}"}

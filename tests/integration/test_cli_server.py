@@ -1,8 +1,10 @@
 """The command line against a real server: accounts, serve and its end, admin."""
 
+import contextlib
 import json
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 from pathlib import Path
@@ -137,3 +139,37 @@ def test_garbage_is_collected_beside_a_running_server(tmp_path: Path) -> None:
         done = run(tmp_path, "admin", "gc", "--data-dir", "data")
         assert done.returncode == 0, done.stderr
         assert "deleted 0 objects of 0 bytes" in done.stdout
+
+
+def test_retention_of_a_database(tmp_path: Path) -> None:
+    with ServerProcess(tmp_path / "data") as server:
+        known = {"EDGEREPLICA_SERVER": server.base, "EDGEREPLICA_PASSWORD": "correct horse"}
+
+        def ok(*words: str) -> str:
+            done = run(tmp_path, *words, **known)
+            assert done.returncode == 0, done.stderr
+            return done.stdout
+
+        ok("signup", "ada@example.org")
+        ok("db", "create", "main")
+        assert ok("db", "retention", "main") == "keeps every version\n"
+        said = ok("db", "retention", "main", "--keep-last", "2")
+        assert said == "keeps the last 2 versions\n"
+        file = tmp_path / "main.db"
+        for number in range(4):
+            with contextlib.closing(sqlite3.connect(file)) as database, database:
+                database.execute("CREATE TABLE IF NOT EXISTS t (n)")
+                database.execute("INSERT INTO t VALUES (?)", (number,))
+            ok("sync", "push", "--db", str(file), "--database", "main")
+        ok("admin", "gc", "--data-dir", "data")
+        kept = json.loads(ok("db", "retention", "main", "--json"))
+        assert (kept["keep_last"], kept["oldest"], kept["head"]) == (2, 3, 4)
+        ok("sync", "pull", "--db", "old.db", "--database", "main", "--at", "3")
+        gone = run(
+            tmp_path, "sync", "pull", "--db", "x.db", "--database", "main", "--at", "2", **known
+        )
+        assert gone.returncode == 1
+        assert "version 2 is no longer kept; the oldest is 3" in gone.stderr
+        assert ok("db", "retention", "main", "--keep-all").startswith("keeps every version")
+        wrong = run(tmp_path, "db", "retention", "main", "--keep-all", "--keep-days", "1", **known)
+        assert wrong.returncode == 2
