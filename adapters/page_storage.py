@@ -10,6 +10,7 @@ import asyncio
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 from weakref import WeakValueDictionary
 
 from ..events.errors import NotFound
@@ -54,6 +55,14 @@ class VersionRef:
     map_is_snapshot: bool
 
 
+class MapCacheUsage(NamedTuple):
+    """Maps asked for and found, asked for and not found, and the bytes that are held."""
+
+    hits: int
+    misses: int
+    held_bytes: int
+
+
 class MapCache:
     """Recently used maps, up to a number of bytes; the least recently used is dropped first.
 
@@ -66,10 +75,24 @@ class MapCache:
         self._maps: OrderedDict[str, PageMap] = OrderedDict()
         self._alive: WeakValueDictionary[str, PageMap] = WeakValueDictionary()
         self._bytes = 0
+        self._hits = self._misses = 0
 
     @property
     def nbytes(self) -> int:
         return self._bytes
+
+    @property
+    def usage(self) -> MapCacheUsage:
+        return MapCacheUsage(self._hits, self._misses, self._bytes)
+
+    def look_up(self, key: str) -> PageMap | None:
+        """As `get`, and counted: a map that was asked for itself."""
+        found = self.get(key)
+        if found is None:
+            self._misses += 1
+        else:
+            self._hits += 1
+        return found
 
     def get(self, key: str) -> PageMap | None:
         found = self._maps.get(key)
@@ -100,6 +123,10 @@ class PageStorage:
         self._cache = MapCache(cache_bytes)
         self._opening: dict[str, asyncio.Lock] = {}
 
+    @property
+    def cache_usage(self) -> MapCacheUsage:
+        return self._cache.usage
+
     async def open_map(self, history: Sequence[VersionRef], version: int) -> PageMap:
         """The map of `version`; 0 is the empty map. `history` ascends and holds the version and
         its ancestors down to the nearest snapshot.
@@ -118,7 +145,7 @@ class PageStorage:
         lock = self._opening.setdefault(key, asyncio.Lock())
         try:
             async with lock:
-                page_map = self._cache.get(key) or await self._load(upto)
+                page_map = self._cache.look_up(key) or await self._load(upto)
         finally:
             if not lock.locked():
                 self._opening.pop(key, None)

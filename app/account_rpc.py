@@ -1,5 +1,7 @@
 """`edgereplica.admin.v1.AccountService` over Connect: a thin skin on `app.accounts`."""
 
+from connectrpc.interceptor import UnaryInterceptor
+
 from ..events.errors import InvalidArgument
 from ..events.limits import RPC_MESSAGE_BYTES_MAX
 from ..proto.gen.edgereplica.admin.v1 import accounts_pb as pb
@@ -10,7 +12,6 @@ from ..proto.gen.edgereplica.admin.v1.accounts_connect import (
 from ..proto.gen.edgereplica.admin.v1.accounts_connect import AccountServiceASGIApplication
 from .accounts import AccountService, MemberInfo, OrganizationInfo
 from .logs import hold_secret
-from .rate_limits import LoginLimits
 from .rpc import Context, ErrorsToConnect, auth_response, bearer_token
 from .sessions import Sessions
 from .tokens import VerifiedClaims
@@ -154,12 +155,12 @@ class AccountRpc(AccountServiceProtocol):
 
 
 def account_rpc_app(
-    accounts: AccountService, sessions: Sessions, logins: LoginLimits
+    accounts: AccountService, sessions: Sessions, *guards: UnaryInterceptor
 ) -> AccountServiceASGIApplication:
     """The ASGI application of the service; it answers under its own standard path only."""
     return AccountServiceASGIApplication(
         AccountRpc(accounts, sessions),
-        interceptors=[ErrorsToConnect(), logins],
+        interceptors=[ErrorsToConnect(), *guards],
         read_max_bytes=RPC_MESSAGE_BYTES_MAX,
     )
 

@@ -18,6 +18,7 @@ from ..adapters import event_log, migrations
 from ..adapters.clock import SystemClock
 from ..adapters.event_log import EventLog
 from ..adapters.ids import SystemIds
+from ..adapters.object_store import MeteredStore
 from ..adapters.page_storage import PageStorage
 from ..adapters.ports import Change, Clock, Ids, Notifier, ObjectStore, Repo
 from ..events.errors import StorageError
@@ -30,6 +31,7 @@ from .guards import client_addresses, login_limits, quotas, sync_bounds
 from .history import DatabaseHistory
 from .http import make_app
 from .maintenance import in_background
+from .measures import CountRefusals, Measures
 from .oauth import OAuthLogins
 from .oauth_providers import identity_providers
 from .passwords import Passwords
@@ -40,8 +42,9 @@ from .rpc import rpc_app
 from .sessions import Sessions
 from .settings import Settings, session_keys
 from .sync_server import SyncServer
-from .sync_services import SyncServices
+from .sync_services import NO_MEASURES, SyncServices
 from .tokens import Keyring
+from .tracing import NO_TRACING, Tracing, tracing_of
 
 
 class SyncEnd(Protocol):
@@ -70,6 +73,8 @@ class Core:
     notifier: Notifier
     clock: Clock
     ids: Ids
+    measures: Measures = NO_MEASURES
+    tracing: Tracing = NO_TRACING
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +85,8 @@ class Server:
     admin: AdminService
     sync: SyncEnd
     app: ASGIApp
+    metrics: ASGIApp | None = None
+    """Shows `/metrics`, if it was asked for; also a part of `app`, if there is a token for it."""
 
 
 MakeSync = Callable[[Core], SyncEnd]
@@ -88,6 +95,8 @@ MakeSync = Callable[[Core], SyncEnd]
 def sync_of(core: Core) -> SyncEnd:
     """The sync side on the core's page storage."""
     storage = PageStorage(core.store, core.ids)
+    if isinstance(store := core.store, MeteredStore):
+        core.measures.watch_storage(lambda: store.usage, lambda: storage.cache_usage)
     services = SyncServices(
         core.repo,
         core.log,
@@ -96,6 +105,8 @@ def sync_of(core: Core) -> SyncEnd:
         core.clock,
         core.revocations.check,
         quotas(core.settings),
+        core.measures,
+        core.tracing,
     )
     bounds = sync_bounds(core.settings, core.keyring, core.clock)
     return SyncServer(services, core.keyring, bounds)
@@ -126,10 +137,14 @@ async def build(
     place.prepare()
     with place.held() if channel is None else contextlib.nullcontext():
         keyring = Keyring(session_keys(settings))
-        store = place.store()
+        store: ObjectStore = place.store()
+        measures, metrics = _metrics_of(settings)
+        if metrics is not None:
+            store = MeteredStore(store)
         passwords = passwords or Passwords()
         async with place.repo() as repo, contextlib.AsyncExitStack() as ending:
             ending.callback(passwords.close)
+            tracing = ending.enter_context(tracing_of())
             await _bring_up_to_date(repo, settings, clock)
             notifier = notifier or place.notifier(repo, ids.new_id(), channel)
             ending.push_async_callback(notifier.close)
@@ -137,7 +152,18 @@ async def build(
             histories = DatabaseHistory(log, committed=_telling(notifier, "head"))
             revocations = Revocations(repo, log)
             core = Core(
-                settings, repo, log, histories, store, keyring, revocations, notifier, clock, ids
+                settings,
+                repo,
+                log,
+                histories,
+                store,
+                keyring,
+                revocations,
+                notifier,
+                clock,
+                ids,
+                measures,
+                tracing,
             )
             sync = make_sync(core)
             follower = Follower(repo, sync, histories.forget)
@@ -193,11 +219,11 @@ async def build(
                 quotas=quotas(settings),
             )
             checks = {"repo": lambda: repo.batch([]), "page_storage": store.check}
-            logins = login_limits(settings, clock)
+            guards = (CountRefusals(measures), login_limits(settings, clock))
             app = make_app(
                 services=[
-                    rpc_app(admin, logins),
-                    account_rpc_app(accounts, sessions, logins),
+                    rpc_app(admin, *guards),
+                    account_rpc_app(accounts, sessions, *guards),
                     retention_rpc_app(histories, sessions),
                 ],
                 oauth=oauth,
@@ -206,10 +232,23 @@ async def build(
                 clock=clock,
                 ids=ids,
                 addresses=client_addresses(settings),
+                metrics=metrics if settings.metrics_token.get_secret_value() else None,
+                tracing=tracing,
             )
             _warn(settings)
             async with in_background(repo, store, settings, clock, ids):
-                yield Server(core, admin, sync, app)
+                yield Server(core, admin, sync, app, metrics)
+
+
+def _metrics_of(settings: Settings) -> tuple[Measures, ASGIApp | None]:
+    """What counts and what shows it; nothing, not even imported, unless it is asked for."""
+    token = settings.metrics_token.get_secret_value()
+    if not token and not settings.metrics_port:
+        return NO_MEASURES, None
+    from .metrics import Metrics, metrics_app  # noqa: PLC0415 - only where it is wanted
+
+    metrics = Metrics()
+    return metrics, metrics_app(metrics, token)
 
 
 def _telling(notifier: Notifier, topic: Literal["head", "deleted"]) -> Callable[[str], None]:

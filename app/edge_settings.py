@@ -5,14 +5,15 @@ logins and places is in `app.settings`, which has all of these too.
 """
 
 import re
-from typing import Annotated
+from typing import Annotated, Self
 
-from pydantic import Field, field_validator
+from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings
 
 from ..events import limits
 from ..events.errors import InvalidArgument
 from .client_address import parse_networks
+from .server_url import is_loopback
 
 _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://(?:[a-z0-9.-]+|\[[0-9a-f:.]+\])(?::[0-9]{1,5})?")
 
@@ -50,6 +51,12 @@ class EdgeSettings(BaseSettings):
     databases_per_org_max: Count = limits.DATABASES_PER_ORG_MAX
     org_stored_bytes_max: Annotated[int, Field(ge=1, le=2**62)] = limits.ORG_STORED_BYTES_MAX
 
+    metrics_host: str = "127.0.0.1"
+    metrics_port: Annotated[int, Field(ge=0, le=65_535)] = 0
+    """0: no port of its own."""
+    metrics_token: SecretStr = SecretStr("")
+    """Empty: `/metrics` is not on the main port."""
+
     @field_validator("trusted_proxies")
     @classmethod
     def _networks(cls, text: str) -> str:
@@ -66,6 +73,13 @@ class EdgeSettings(BaseSettings):
             if not _ORIGIN.fullmatch(origin):
                 raise ValueError("an origin is scheme://host[:port], like https://app.example.org")
         return text
+
+    @model_validator(mode="after")
+    def _metrics_are_not_public(self) -> Self:
+        public = self.metrics_port and not is_loopback(self.metrics_host)
+        if public and not self.metrics_token.get_secret_value():
+            raise ValueError("METRICS_HOST is not this machine alone, so set METRICS_TOKEN")
+        return self
 
 
 def split_list(text: str) -> tuple[str, ...]:

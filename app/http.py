@@ -6,6 +6,7 @@
     /oauth/{provider}/callback             app.oauth_pages
     /sync                                  whatever `sync_app` is (app.sync_server)
     /healthz                               200 "ok" while the process runs
+    /metrics                               app.metrics, where it was asked for
     /readyz                                200 while repository and page storage work, else 503
 
 What holds for every request is left to `app.edge`.
@@ -32,6 +33,7 @@ from .client_address import ClientAddresses
 from .edge import ASGIApp, Edge, Receive, Scope, Send
 from .oauth import OAuthLogins
 from .oauth_pages import callback_handler
+from .tracing import NO_TRACING, Tracing
 
 Check = Callable[[], Awaitable[None]]
 Service = ConnectASGIApplication[Any]
@@ -83,8 +85,10 @@ def make_app(
     clock: Clock,
     ids: Ids,
     addresses: ClientAddresses,
+    metrics: ASGIApp | None = None,
+    tracing: Tracing = NO_TRACING,
 ) -> ASGIApp:
-    """The whole application. `checks` are what `/readyz` asks."""
+    """The whole application. `checks` are what `/readyz` asks, `metrics` shows `/metrics`."""
     readiness = Readiness(checks, clock)
 
     @get("/healthz", media_type=MediaType.TEXT, sync_to_thread=False)
@@ -110,8 +114,13 @@ def make_app(
 
     async def dispatch(scope: Scope, receive: Receive, send: Send) -> None:
         # Not mounted in Litestar, which would answer what the socket raises in words of its own.
-        to_sync = scope["type"] in {"http", "websocket"} and scope["path"] == "/sync"
-        await (sync_app if to_sync else litestar)(scope, receive, send)
+        if scope["type"] not in {"http", "websocket"}:
+            await litestar(scope, receive, send)
+            return
+        app = {"/sync": sync_app, "/metrics": metrics}.get(scope["path"]) or litestar
+        headers = dict(scope["headers"])
+        with tracing.span("sync" if app is sync_app else "request", headers=headers):
+            await app(scope, receive, send)
 
     return Edge(dispatch, ids, addresses)
 

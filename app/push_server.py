@@ -64,7 +64,7 @@ class PushServerEnd:
             CompareHashes: self.compare_hashes,
             CompareRanges: self.compare_ranges,
             StagePages: self.stage,
-            CommitPush: self.commit,
+            CommitPush: self.commit_measured,
             AbandonPush: self.abandon,
         }
 
@@ -202,6 +202,10 @@ class PushServerEnd:
             self._quotas.check_batch(pages * self._page_size)
         pages, stored = await self._staging.add(effect.runs, effect.codec, effect.data)
         return PagesStaged(pages, stored)
+
+    async def commit_measured(self, effect: CommitPush) -> PushCommitted:
+        with self._services.measures.commit(), self._services.tracing.span("commit"):
+            return await self.commit(effect)
 
     async def commit(self, effect: CommitPush) -> PushCommitted:
         assert self._opened is not None

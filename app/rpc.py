@@ -11,6 +11,7 @@ from typing import Any, Final, TypeVar
 import structlog
 from connectrpc.code import Code
 from connectrpc.errors import ConnectError
+from connectrpc.interceptor import UnaryInterceptor
 from connectrpc.request import RequestContext
 
 from ..events.errors import (
@@ -25,7 +26,6 @@ from ..proto.gen.edgereplica.admin.v1.admin_connect import AdminService as Admin
 from ..proto.gen.edgereplica.admin.v1.admin_connect import AdminServiceASGIApplication
 from .admin import AdminService, DatabaseInfo
 from .logs import hold_secret
-from .rate_limits import LoginLimits
 from .sessions import Authenticated, called_from
 from .tokens import Direction, Identity, VerifiedClaims
 
@@ -150,11 +150,14 @@ class AdminRpc(AdminServiceProtocol):
         return pb.IssueSyncTokenResponse(token=token, exp_unix=exp)
 
 
-def rpc_app(admin: AdminService, logins: LoginLimits) -> AdminServiceASGIApplication:
-    """The ASGI application of the service; it answers under its own standard path only."""
+def rpc_app(admin: AdminService, *guards: UnaryInterceptor) -> AdminServiceASGIApplication:
+    """The ASGI application of the service; it answers under its own standard path only.
+
+    `guards` see each call and may refuse it, the first one first.
+    """
     return AdminServiceASGIApplication(
         AdminRpc(admin),
-        interceptors=[ErrorsToConnect(), logins],
+        interceptors=[ErrorsToConnect(), *guards],
         read_max_bytes=RPC_MESSAGE_BYTES_MAX,
     )
 

@@ -25,6 +25,7 @@ from ..events.limits import (
     KEEP_ALIVE_SECONDS,
     LISTEN_BACKLOG_MAX,
     MALLOC_ARENAS_MAX,
+    METRICS_PORTS_MAX,
     PING_INTERVAL_SECONDS,
     PING_TIMEOUT_SECONDS,
     SHUTDOWN_GRACE_SECONDS,
@@ -122,8 +123,9 @@ def serve_on(
                 loop.add_reader(worker.lifeline, _stop_once, loop, worker.lifeline, running)
             serving = asyncio.create_task(running.serve(sockets))
             await _started(running, serving)
-            ready(sockets)
-            await serving
+            async with metrics_served(server):
+                ready(sockets)
+                await serving
 
     with asyncio.Runner(loop_factory=loop_factory()) as runner:
         runner.run(main())
@@ -156,10 +158,58 @@ async def running_server(
         serving = asyncio.create_task(running.serve(sockets))
         await _started(running, serving)
         try:
-            yield url_of(host, sockets)
+            async with metrics_served(server):
+                yield url_of(host, sockets)
         finally:
             running.stop()
             await serving
+
+
+@asynccontextmanager
+async def metrics_served(server: Server) -> AsyncIterator[None]:
+    """`/metrics` on a port of its own inside of the block, if the settings say so.
+
+    Of several workers each takes the next port that is free.
+    """
+    settings = server.core.settings
+    if server.metrics is None or not settings.metrics_port:
+        yield
+        return
+    sockets = _listen_from(settings.metrics_host, settings.metrics_port)
+    log = structlog.get_logger("edgereplica")
+    log.info("metrics", url=url_of(settings.metrics_host, sockets) + "/metrics")
+    config = uvicorn.Config(
+        server.metrics,
+        loop="none",
+        http="h11",
+        ws="none",
+        lifespan="off",
+        interface="asgi3",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+    )
+    running = _Uvicorn(config, _nothing_before_the_end)
+    serving = asyncio.create_task(running.serve(sockets))
+    await _started(running, serving)
+    try:
+        yield
+    finally:
+        running.stop()
+        await serving
+
+
+async def _nothing_before_the_end() -> None:
+    return
+
+
+def _listen_from(host: str, port: int) -> list[socket.socket]:
+    candidates = range(port, min(port + METRICS_PORTS_MAX, 65_536))
+    for candidate in candidates:
+        with contextlib.suppress(NetworkError):
+            return listen(host, candidate)
+    raise NetworkError(f"cannot listen on {host}:{candidates[0]} to {candidates[-1]} for metrics")
 
 
 def listen(host: str, port: int, *, shared: bool = False) -> list[socket.socket]:

@@ -17,16 +17,17 @@ import structlog
 
 from ..adapters.websocket_server import AsgiReceive, AsgiSend, AsgiTransport
 from ..events.errors import (
+    Conflict,
     EdgeReplicaError,
     NotFound,
     ServerShuttingDown,
 )
-from ..fsm.machine import Machine
 from ..fsm.server_pull import ServerPull
 from ..fsm.server_push import ServerPush
 from .driver import Driver
 from .edge_settings import EdgeSettings
 from .guards import SyncBounds, sync_bounds
+from .measures import RunningSession
 from .pull_server import PullServerEnd
 from .push_server import PushServerEnd
 from .session_limits import watch
@@ -69,6 +70,7 @@ class SyncServer:
                 claims = await self._admit(dict(scope["headers"]), address)
                 place.enter_context(self._bounds.slots.held(claims.database_id or "", address))
             except EdgeReplicaError as error:
+                self._services.measures.refused("handshake", error.code)
                 await _refuse(send, error)
                 return
             await send({"type": "websocket.accept"})
@@ -81,7 +83,7 @@ class SyncServer:
         return await self._services.still_good(claims)
 
     async def _run(self, claims: VerifiedClaims, receive: AsgiReceive, send: AsgiSend) -> None:
-        machine: Machine
+        machine: ServerPush | ServerPull
         hands: PushServerEnd | PullServerEnd
         told = self._services.quotas.told()
         log = self._log.bind(database=claims.database_id, direction=claims.direction)
@@ -93,24 +95,31 @@ class SyncServer:
                 hands = PullServerEnd(self._services, claims, lambda: transport.room_bytes)
                 machine = ServerPull(told)
             self._running[transport] = (claims.database_id or "", ended)
+            session = RunningSession(claims.direction or "", machine, transport)
+            self._services.measures.session_started(session)
             driver = Driver(machine, hands, transport)
             log.info("sync started")
             watching = asyncio.create_task(
                 watch(transport, self._bounds.deadlines, self._services.clock)
             )
             try:
-                await driver.run()
+                with self._services.tracing.span(f"sync {claims.direction}"):
+                    await driver.run()
             finally:
                 watching.cancel()
                 with contextlib.suppress(EdgeReplicaError):  # else the pin expires by itself
                     await hands.close()
                 del self._running[transport]
                 ended.set_result(None)
+                code = driver.failure.code if driver.failure else None
+                self._services.measures.session_ended(
+                    session, code=code, conflict=_is_conflict(machine, code)
+                )
                 log.info(
                     "sync ended",
                     state=machine.state_id,
                     wire_version=driver.wire_version,
-                    code=driver.failure.code if driver.failure else None,
+                    code=code,
                     bytes_received=transport.bytes_received,
                     bytes_sent=transport.bytes_sent,
                 )
@@ -132,6 +141,15 @@ class SyncServer:
             transport.interrupt(ServerShuttingDown("the server is shutting down; try again"))
         if endings:
             await asyncio.wait(endings, timeout=grace_seconds)
+
+
+def _is_conflict(machine: ServerPush | ServerPull, code: str | None) -> bool:
+    """Whether a push found a head that is not its base, when it opened or when it would commit.
+
+    A client that had no base sees the head in the greeting, and leaves by itself.
+    """
+    opened_so = isinstance(machine, ServerPush) and machine.conflict is not None
+    return opened_so or code == Conflict.code
 
 
 async def _refuse(send: AsgiSend, error: EdgeReplicaError) -> None:

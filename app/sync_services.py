@@ -12,14 +12,17 @@ from ..events.errors import Conflict, LimitExceeded, NotFound
 from ..events.messages import Hello
 from ..events.session import VersionInfo
 from .history import DatabaseHistory, History
+from .measures import Measures
 from .quotas import Quotas
 from .tokens import VerifiedClaims
+from .tracing import NO_TRACING, Tracing
 
 EMPTY_ROOT = bytes.fromhex("af1349b9f5f9a1a6a0404dea36dcc9499bcb25c9adc112b7cc9a93cae41f3262")
 """BLAKE3 of nothing: the root of version 0."""
 
 
 DEFAULT_QUOTAS = Quotas()
+NO_MEASURES = Measures()
 StillGood = Callable[[VerifiedClaims], Awaitable[VerifiedClaims]]
 """Asks whether a verified token was revoked since (`Revocations.check`); raises if it was."""
 
@@ -35,6 +38,8 @@ class SyncServices:
     clock: Clock
     still_good: StillGood
     quotas: Quotas = DEFAULT_QUOTAS
+    measures: Measures = NO_MEASURES
+    tracing: Tracing = NO_TRACING
 
 
 @dataclass(frozen=True, slots=True)

@@ -232,6 +232,8 @@ PASSWORD_THREADS_MAX: Final = 2
 PASSWORD_QUEUE_MAX: Final = 64
 """Passwords that may wait for those threads; each check takes tens of milliseconds."""
 PASSWORD_RETRY_SECONDS: Final = 2
+METRICS_PORTS_MAX: Final = 64
+"""Ports that are tried for metrics, so that each of several workers finds one."""
 RPC_MESSAGE_BYTES_MAX: Final = 64 * 1024
 REQUEST_ID_CHARS_MAX: Final = 64
 READY_SECONDS_MAX: Final = 5.0
