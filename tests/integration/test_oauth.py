@@ -150,13 +150,20 @@ def test_a_stolen_callback_address_finishes_nothing(world: Run, provider: str) -
 
 @BOTH
 def test_a_state_is_good_once(world: Run, provider: str) -> None:
+    """Each attempt brings a code of its own, which the provider would take."""
+
     async def check(w: World) -> None:
-        secret, _, code = await w.begun(provider)
-        body = {"state": secret, "code": code}
-        results = await asyncio.gather(*(w.call("CompleteOAuth", body) for _ in range(5)))
+        start = await w.ok("StartOAuth", {"provider": provider})
+        codes = []
+        for _ in range(6):
+            callback = urlsplit(w.idp.consent(start["redirectUrl"]))
+            codes.append(dict(parse_qsl(callback.query))["code"])
+        bodies = [{"state": start["state"], "code": code} for code in codes]
+        results = await asyncio.gather(*(w.call("CompleteOAuth", body) for body in bodies[:5]))
         assert sorted(code for code, _ in results) == ["ok"] + ["unauthenticated"] * 4
-        refused, said = await w.call("CompleteOAuth", body)
-        assert (refused, "before" in said["message"]) == ("unauthenticated", True)
+        refused, said = await w.call("CompleteOAuth", bodies[5])
+        assert (refused, "tried before" in said["message"]) == ("unauthenticated", True)
+        assert sum(grant.used for grant in w.idp.grants.values()) == 1
 
     world(check)
 
