@@ -1,7 +1,7 @@
 """One connection of the client: open it, run a machine over it, say what came of it."""
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Protocol
 from urllib.parse import urlsplit
@@ -51,7 +51,7 @@ class Options:
     """
 
     server: str
-    token: str
+    token: str = field(repr=False)
     busy_timeout_seconds: float = 5.0
     retries: int = 5
     compress: CompressMode = "auto"

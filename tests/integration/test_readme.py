@@ -161,7 +161,14 @@ def test_every_exit_code_of_an_error_is_in_the_table() -> None:
 
 
 def test_links_to_files_of_the_repository_are_not_dead() -> None:
-    for name in ("README.md", "CONTRIBUTING.md", "docs/architecture.md", "docs/operations.md"):
+    for name in (
+        "README.md",
+        "CONTRIBUTING.md",
+        "docs/architecture.md",
+        "docs/operations.md",
+        "docs/observability.md",
+        "SECURITY.md",
+    ):
         document = ROOT / name
         for target in re.findall(r"\]\(([^)#]+)", document.read_text(encoding="utf-8")):
             if not target.startswith("https://"):
