@@ -14,9 +14,15 @@ from edgereplica.adapters.memory_store import MemoryStore
 from edgereplica.adapters.page_storage import PageStorage
 from edgereplica.app.history import DatabaseHistory
 from edgereplica.app.push_server import PushServerEnd
+from edgereplica.app.revocations import Revocations
 from edgereplica.app.sync_services import SyncServices
 from edgereplica.app.tokens import VerifiedClaims
-from edgereplica.events.domain import DatabaseCreated, OrganizationCreated, UserSignedUp
+from edgereplica.events.domain import (
+    DatabaseCreated,
+    MemberAdded,
+    OrganizationCreated,
+    UserSignedUp,
+)
 from edgereplica.events.errors import Conflict
 from edgereplica.events.messages import Complete, Hello
 from edgereplica.events.session import PushCommitted
@@ -40,7 +46,10 @@ async def services() -> SyncServices:
     ):
         await log.append([(event.stream, 0, [event])])
     storage = PageStorage(MemoryStore(), SeededIds(1, clock))
-    return SyncServices(repo, log, DatabaseHistory(log), storage, clock)
+    member = MemberAdded(org_id="o", user_id="u", role="admin")
+    await log.append([(member.stream, 1, [member])])
+    still_good = Revocations(repo, log).check
+    return SyncServices(repo, log, DatabaseHistory(log), storage, clock, still_good)
 
 
 async def complete_but_for_the_commit(end: PushServerEnd, page: bytes) -> CommitPush:
