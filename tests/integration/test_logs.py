@@ -10,6 +10,7 @@ from pathlib import Path
 import httpx
 import pytest
 import structlog
+from tests.helpers_server import ServerProcess
 from tests.integration.stub_sync import StubSync
 from websockets.asyncio.client import connect
 from websockets.exceptions import WebSocketException
@@ -168,3 +169,17 @@ def test_secrets_are_held_for_one_request_only() -> None:
 
 def test_long_values_are_cut() -> None:
     assert len(redact("x" * 10**6)) < 20_000
+
+
+@pytest.mark.parametrize("log_format", ["json", "console"])
+def test_serve_writes_the_format_that_was_asked_for(tmp_path: Path, log_format: str) -> None:
+    with ServerProcess(tmp_path / "data", "--log-format", log_format) as server:
+        assert httpx.get(server.base + "/nothing", headers={"x-request-id": "mine"}).is_error
+    lines = server.log_path.read_text().splitlines()
+    (line,) = (line for line in lines if "/nothing" in line)
+    if log_format == "json":
+        assert json.loads(line)["request_id"] == "mine"
+    else:
+        assert "request_id=mine" in line
+        with pytest.raises(ValueError, match=r"Expecting|Extra"):
+            json.loads(line)
