@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test test-js lint types check-generated generate bench bench-hash bench-login torture hostile prove-controls mutants clean
+.PHONY: demo test test-js lint types check-generated generate bench bench-scale bench-hash bench-login torture hostile prove-controls mutants clean
 
 $(STAMP): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -57,6 +57,10 @@ REPEATS ?= 3
 bench: $(STAMP)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev,bench]'
 	$(BIN)/python -m bench.sync --sizes $(SIZES) --repeats $(REPEATS) $(if $(PUBLISH),--publish)
+
+# DATABASE_URL and PAGE_STORE_URL choose what is measured; QUICK=1 for small sizes.
+bench-scale: $(STAMP)
+	$(BIN)/python -m bench.scale $(if $(QUICK),--quick) $(if $(PUBLISH),--publish)
 
 bench-hash: $(STAMP)
 	npm --prefix bench/hash install --no-audit --no-fund

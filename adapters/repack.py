@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import zstandard
 
-from ..events.errors import RootMismatch
+from ..events.errors import NotFound, RootMismatch
 from ..events.limits import BATCH_DECODED_BYTES_MAX
 from .block_table import CODECS, RAW, BlockTable, renumber
 from .map_format import DecodedMap, encode_delta, encode_snapshot, map_key
@@ -23,7 +23,7 @@ from .page_map import Lineage, MapDelta, PageMap
 from .page_reader import PageReader
 from .ports import Buffer, Ids, ObjectStore
 from .segment_writer import SegmentWriter, StagedSegment
-from .segments import SegmentFooter, corrupt, read_footer, segment_key
+from .segments import SegmentFooter, corrupt, footer_of, missing, segment_key
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,8 +152,11 @@ class BlockMerger:
         if not offsets:
             return
         key = segment_key(self._org_id, name)
-        footer = await read_footer(self._objects, key)
-        data = memoryview(await self._objects.get(key))
+        try:
+            data = memoryview(await self._objects.get(key))
+        except NotFound as error:
+            raise missing(key) from error
+        footer = footer_of(data, key)
         numbers = {int(at): number for number, at in enumerate(footer.rows["offset"])}
         ends = np.cumsum(footer.rows["pages"], dtype=np.int64)
         for at in offsets:

@@ -286,6 +286,14 @@ async def read_footer(objects: ObjectStore, key: str) -> SegmentFooter:
     return decode_footer(tail[len(tail) - wanted :], size, key)
 
 
+def footer_of(data: memoryview, key: str) -> SegmentFooter:
+    """The footer of the whole segment `data`. `StorageError` as `read_footer`."""
+    wanted = _footer_bytes(data, key) + _TRAILER.size
+    if wanted + len(_MAGIC) > len(data):
+        raise corrupt(key, "its footer is longer than itself")
+    return decode_footer(data[len(data) - wanted :], len(data), key)
+
+
 def _footer_bytes(tail: memoryview, key: str) -> int:
     if len(tail) < _TRAILER.size:
         raise corrupt(key, "it has no trailer")

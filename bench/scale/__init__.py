@@ -1,0 +1,1 @@
+"""How the server scales: store requests, long histories, many databases, many clients."""
