@@ -18,7 +18,7 @@ from edgereplica.adapters.ids import SeededIds
 from edgereplica.adapters.memory_repo import MemoryRepo
 from edgereplica.adapters.memory_store import MemoryStore
 from edgereplica.adapters.page_storage import PageStorage
-from edgereplica.adapters.ports import Buffer, ObjectInfo, Row, Statement
+from edgereplica.adapters.ports import Buffer, ObjectInfo, Repo, Row, Statement
 from edgereplica.app.compaction import Compactor
 from edgereplica.app.gc import GarbageCollector, GcReport
 from edgereplica.app.history import DatabaseHistory, History
@@ -70,7 +70,7 @@ Hook = Callable[[], Awaitable[None]]
 class HookedRepo:
     """A repository that calls `hook` before and after everything."""
 
-    def __init__(self, inner: MemoryRepo, hook: Hook) -> None:
+    def __init__(self, inner: Repo, hook: Hook) -> None:
         self._inner = inner
         self._hook = hook
 
@@ -176,7 +176,7 @@ class Pull:
 
 @dataclass
 class World:
-    repo: MemoryRepo = field(default_factory=MemoryRepo)
+    repo: Repo = field(default_factory=MemoryRepo)
     clock: ManualClock = field(default_factory=ManualClock)
     versions: dict[str, list[Pages]] = field(default_factory=dict)
     refuses_commits: bool = False
