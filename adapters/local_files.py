@@ -38,6 +38,11 @@ def sidecar_path(path: Path) -> Path:
     return sibling(resolved(path), "-edgereplica")
 
 
+def pending_path(path: Path) -> Path:
+    """The name whose sidecar is the one that a running pull is about to give to `path`."""
+    return sibling(resolved(path), "-pulled")
+
+
 def resolved(path: Path) -> Path:
     """`path` without symbolic links, as SQLite resolves it before it names the journal."""
     return Path(os.path.realpath(path))

@@ -119,6 +119,12 @@ class PullClientEnd:
         return self._fresh is not None
 
     @property
+    def reply(self) -> HelloReply:
+        """What the server greeted with: which version is being pulled."""
+        assert self._reply is not None
+        return self._reply
+
+    @property
     def page_size(self) -> int:
         assert self._reply is not None
         return self._reply.page_size

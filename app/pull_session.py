@@ -7,7 +7,10 @@ from datetime import datetime
 from pathlib import Path
 from typing import Literal
 
+from ..adapters.local_files import pending_path
 from ..adapters.local_fresh import FreshFile
+from ..adapters.local_state import FileState
+from ..adapters.sidecar import Sidecar
 from ..events.errors import (
     EdgeReplicaError,
     LocalFileError,
@@ -109,6 +112,9 @@ class _Pull:
             machine, transport = await run_session(
                 self.options, self.wire_version, "pull", lambda t: self._make(t, planned)
             )
+        except EdgeReplicaError:
+            Sidecar.remove(pending_path(plan.path))
+            raise
         finally:
             if self.end is not None:
                 self.end.close()
@@ -202,6 +208,10 @@ class _Pull:
         if plan.content is not None and plan.changed and self.force and self.backup:
             self.backup_path = _backup(plan)
         plan.close_snapshot()
+        assert self.end is not None
+        if plan.state is not None and not self.end.replaced_whole:
+            # Should this process be killed before it remembers what it installs (`pending`).
+            self._save_sidecar(pending_path(plan.path), plan.state)
 
     def _conclude(
         self, machine: ClientPull, transport: ClientTransport, started: float
@@ -216,7 +226,7 @@ class _Pull:
             pages = self._pages_measured(machine)
         elif machine.state_id == "pulled":
             outcome = "pulled"
-            self._remember(machine)
+            self._remember()
         elif self.force or not self.plan.changed or self.plan.base is None:
             # What was compared with the version is the content, not only its base.
             self._adopt(machine)
@@ -246,20 +256,27 @@ class _Pull:
             return machine.reply.page_count
         return self.end.pages_differing
 
-    def _remember(self, machine: ClientPull) -> None:
-        assert machine.reply is not None
+    def _remember(self) -> None:
         assert self.end is not None
         assert self.end.applied is not None
+        self._save_sidecar(self.plan.path, self.end.applied)
+        Sidecar.remove(pending_path(self.plan.path))
+
+    def _save_sidecar(self, path: Path, state: FileState) -> None:
+        assert self.end is not None
+        if self.prints is None:
+            self.prints = self._prints_to_be()
+        reply = self.end.reply
         save_sidecar(
-            self.plan.path,
+            path,
             server=self.options.server,
-            database=machine.reply.database,
-            version=machine.reply.head,
-            page_size=machine.reply.page_size,
-            page_count=machine.reply.page_count,
-            state=self.end.applied,
+            database=reply.database,
+            version=reply.head,
+            page_size=reply.page_size,
+            page_count=reply.page_count,
+            state=state,
             digests=self.end.digests,
-            prints=self.prints or self._prints_to_be(),
+            prints=self.prints,
         )
 
     def _adopt(self, machine: ClientPull) -> None:

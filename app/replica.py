@@ -21,6 +21,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from pathlib import Path
 from typing import Any, TypeVar
 
+from ..adapters.local_files import pending_path, sidecar_path
 from ..adapters.local_lock import SyncLock
 from ..events.errors import EdgeReplicaError, RootMismatch
 from ..events.limits import RETRY_AFTER_SECONDS_MAX, RETRY_SECONDS_MAX
@@ -139,6 +140,10 @@ class AsyncReplica:
 
     async def _locked(self, attempt: Attempt[T]) -> T:
         with SyncLock(self.path):
+            if sidecar_path(pending_path(self.path)).exists():
+                from .pending import adopt_pending  # noqa: PLC0415
+
+                adopt_pending(self.path, self.options.busy_timeout_seconds)
             return await self._retrying(attempt)
 
     async def _retrying(self, attempt: Attempt[T]) -> T:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from tests.helpers_cutting import CuttingProxy, Fault
+from tests.helpers_local import python
 from tests.helpers_server import START_SECONDS_MAX, ServerProcess
 from tests.helpers_sync import User, dump, execute, make_notes, sessions_ended, wait_for
 
@@ -19,6 +20,22 @@ from edgereplica.events.errors import EdgeReplicaError
 from edgereplica.events.limits import SEGMENT_BYTES_MAX
 
 MIB = 1024 * 1024
+# A pull that is killed as soon as it calls what argv[2] names: before or after it changed the file.
+KILLED_PULL = """
+import os, sys
+from edgereplica import Replica
+from edgereplica.app import pull_client, pull_session
+path, moment, server, token = sys.argv[1:]
+def die(*_, **__):
+    os.kill(os.getpid(), 9)
+if moment == "before":
+    pull_client.apply_version = die
+else:
+    pull_session.Sidecar.remove = die
+    save = pull_session.save_sidecar
+    pull_session.save_sidecar = lambda at, **more: die() if str(at) == path else save(at, **more)
+Replica(path, server=server, token=token).pull()
+"""
 
 
 @pytest.fixture(scope="module")
@@ -188,3 +205,41 @@ def test_a_client_killed_in_mid_pull_leaves_no_file_and_no_lock(user: User, tmp_
     assert dump(replica) == dump(file)
     left = {p.name for p in tmp_path.glob("replica*")}
     assert left <= {"replica.db", "replica.db-edgereplica", "replica.db-wal", "replica.db-shm"}
+
+
+@pytest.mark.parametrize("mode", ["wal", "delete"])
+@pytest.mark.parametrize("moment", ["before", "after"])
+def test_a_pull_killed_around_its_transaction_is_no_local_change(
+    user: User, tmp_path: Path, moment: str, mode: str
+) -> None:
+    """Killed before it wrote its sidecar, a pull once left pages that the next pull took for
+    changes made here, and refused to overwrite."""
+    file, replica = tmp_path / "app.db", tmp_path / "replica.db"
+    make_notes(file)
+    execute(file, f"PRAGMA journal_mode = {mode}")
+    user.ok("push", file)
+    user.ok("pull", replica)
+    for pushed_since in (False, True):
+        old = dump(replica)
+        execute(file, "UPDATE notes SET stamp = stamp + 1")
+        user.ok("push", file)
+        new = dump(file)
+        with python(KILLED_PULL, replica, moment, user.base, user.tokens["pull"]) as pull:
+            assert pull.wait() == -9
+        assert dump(replica) == (old if moment == "before" else new)
+        if pushed_since:
+            execute(file, "UPDATE notes SET text = 'later' WHERE id = 7")
+            user.ok("push", file)
+        user.ok("pull", replica)
+        assert dump(replica) == dump(file)
+        assert list(tmp_path.glob("replica.db-pulled*")) == []
+    execute(file, "UPDATE notes SET text = 'theirs' WHERE id = 9")
+    user.ok("push", file)
+    with python(KILLED_PULL, replica, moment, user.base, user.tokens["pull"]) as pull:
+        assert pull.wait() == -9
+    execute(replica, "UPDATE notes SET text = 'mine' WHERE id = 8")
+    changed = dump(replica)
+    execute(file, "UPDATE notes SET text = 'theirs' WHERE id = 10")
+    user.ok("push", file)
+    assert user.refused("pull", replica)[1]["code"] == "unpushed_changes"
+    assert dump(replica) == changed
