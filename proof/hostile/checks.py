@@ -21,7 +21,7 @@ CHECKS: dict[str, tuple[Check, int, int]] = {
     "frames": (frames.damaged, 1_000_000, 10_000),
     "messages": (frames.messages, 100_000, 4_000),
     "bombs": (frames.bombs, 10_000, 400),
-    "images": (images.images, 5_000, 40),
+    "images": (images.images, 5_000, 20),
     "macaroons": (tokens.altered, 1_000_000, 20_000),
     "caveats": (tokens.chains, 100_000, 3_000),
 }

@@ -74,7 +74,8 @@ def altered(count: int, dice: Random) -> Counts:
     stranger = Keyring([dice.randbytes(32)])
     found: Counts = Counter()
     token = other = ""
-    for number in range(count):
+    while found["altered"] < count:
+        number = found["altered"]
         if number % 500 == 0:
             token, other = _minted(keyring, dice), _minted(keyring, dice)
         forged = _altered(token, other, dice)

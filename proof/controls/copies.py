@@ -1,0 +1,86 @@
+"""A copy of the tree in which a flaw can be planted, and tests run against it."""
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Self
+
+from proof.evidence import ROOT
+
+_TOP = ("adapters", "app", "cli", "events", "fsm", "proof", "proto", "specs", "src", "tests")
+_FILES = ("pyproject.toml", "README.md", "LICENSE", "Makefile", "CHANGELOG.md", "CONTRIBUTING.md")
+TEST_SECONDS_MAX = 240
+
+
+class NotPlanted(Exception):
+    """The text that a flaw replaces does not stand in the file exactly once."""
+
+
+class Copy:
+    """A copy of the product and its tests, made by `copied`."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    @classmethod
+    def make(cls, root: Path) -> Self:
+        ignored = shutil.ignore_patterns("node_modules", "__pycache__", ".hypothesis")
+        for name in _TOP:
+            shutil.copytree(ROOT / name, root / name, symlinks=True, ignore=ignored)
+        for name in _FILES:
+            if (ROOT / name).exists():
+                shutil.copy(ROOT / name, root / name)
+        return cls(root)
+
+    @contextmanager
+    def planted(self, file: str, old: str, new: str) -> Iterator[None]:
+        """`new` in place of `old` while the block runs."""
+        path = self.root / file
+        text = path.read_text()
+        if text.count(old) != 1:
+            raise NotPlanted(f"{file} holds {text.count(old)} times: {old!r}")
+        with self.holding(file, text.replace(old, new)):
+            yield
+
+    @contextmanager
+    def holding(self, file: str, text: str) -> Iterator[None]:
+        path = self.root / file
+        original = path.read_text()
+        try:
+            path.write_text(text)
+            yield
+        finally:
+            path.write_text(original)
+
+    def test(self, tests: Sequence[str], *options: str) -> tuple[int, str]:
+        """(pytest's exit code, what it said); a run that never ends counts as failed tests."""
+        environment = {
+            **os.environ,
+            "PYTHONPATH": str(self.root / "src"),
+            "PYTHONDONTWRITEBYTECODE": "1",
+        }
+        program = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider"]
+        try:
+            done = subprocess.run(
+                [*program, *options, *tests],
+                cwd=self.root,
+                env=environment,
+                capture_output=True,
+                text=True,
+                check=False,
+                timeout=TEST_SECONDS_MAX,
+            )
+        except subprocess.TimeoutExpired:
+            return 1, "it never ended"
+        return done.returncode, done.stdout + done.stderr
+
+
+@contextmanager
+def copied() -> Iterator[Copy]:
+    with tempfile.TemporaryDirectory(prefix="edgereplica-controls-") as directory:
+        yield Copy.make(Path(directory))
