@@ -78,7 +78,10 @@ class GarbageCollector:
         *,
         grace_seconds: float = GC_GRACE_SECONDS,
         staged_ttl_seconds: float = STAGED_TTL_SECONDS,
+        look_seconds: float = 0,
     ) -> None:
+        """`look_seconds`: leave organizations alone that were looked at since and have nothing
+        that could be deleted now."""
         self._repo = repo
         self._log = log
         self._histories = histories
@@ -87,6 +90,7 @@ class GarbageCollector:
         self._ids = ids
         self._grace_seconds = grace_seconds
         self._staged_ttl_seconds = staged_ttl_seconds
+        self._look_seconds = look_seconds
 
     async def run(self, *, dry_run: bool = False) -> GcReport:
         """One run over everything. `LeaseTaken` if another one is at work.
@@ -116,11 +120,16 @@ class GarbageCollector:
         return report
 
     async def _organizations(self) -> AsyncIterator[str]:
-        after = ""
+        after, now = "", self._clock.now()
         while True:
             rows = await self._repo.all(
-                "SELECT org_id FROM organizations WHERE org_id > ? ORDER BY org_id LIMIT ?",
+                "SELECT o.org_id FROM organizations o LEFT JOIN gc_looks l ON l.org_id = o.org_id "
+                "WHERE o.org_id > ? AND (l.looked_at IS NULL OR l.looked_at <= ? OR EXISTS ("
+                "SELECT 1 FROM gc_candidates c WHERE c.org_id = o.org_id AND c.seen_at <= ?)) "
+                "ORDER BY o.org_id LIMIT ?",
                 after,
+                now - self._look_seconds,
+                now - self._grace_seconds - CLOCK_SKEW_SECONDS_MAX,
                 EVENTS_PER_READ_MAX,
             )
             for row in rows:
@@ -256,6 +265,11 @@ class GarbageCollector:
                     await self._histories.append(history, expired, lease.held())
             except NotFound:
                 continue  # deleted meanwhile
+        look = (
+            "INSERT INTO gc_looks (org_id, looked_at) VALUES (?, ?) "
+            "ON CONFLICT (org_id) DO UPDATE SET looked_at = excluded.looked_at"
+        )
+        await self._write([Statement(look, (marked.org_id, self._clock.now()))], lease)
 
     async def _write(self, statements: Sequence[Statement], lease: Lease) -> None:
         for start in range(0, len(statements), STATEMENTS_IN_FLIGHT_MAX):

@@ -19,6 +19,7 @@ from ..adapters.ids import SystemIds
 from ..adapters.page_storage import PageStorage
 from ..adapters.ports import Clock, Ids, ObjectStore, Repo
 from ..events.errors import EdgeReplicaError, LeaseTaken
+from ..events.limits import GC_LOOK_SECONDS
 from .compaction import CompactionReport, Compactor
 from .gc import GarbageCollector, GcReport
 from .history import DatabaseHistory
@@ -51,6 +52,7 @@ async def maintain(
     *,
     dry_run: bool = False,
     compact: bool = True,
+    look_seconds: float = 0,
 ) -> MaintenanceReport:
     """Collect garbage and compact, once. `LeaseTaken` if somebody else is at it.
 
@@ -67,6 +69,7 @@ async def maintain(
         ids,
         grace_seconds=settings.gc_grace_seconds,
         staged_ttl_seconds=settings.staged_ttl_seconds,
+        look_seconds=look_seconds,
     )
     collected = await collector.run(dry_run=dry_run)
     if dry_run or not compact:
@@ -99,7 +102,7 @@ async def _again_and_again(
     while True:
         await clock.sleep(settings.gc_interval_seconds)
         try:
-            report = await maintain(repo, store, settings, clock, ids)
+            report = await maintain(repo, store, settings, clock, ids, look_seconds=GC_LOOK_SECONDS)
         except LeaseTaken:
             continue
         except EdgeReplicaError as error:

@@ -108,6 +108,9 @@ STAGED_TTL_SECONDS: Final = 7 * 86_400
 GC_GRACE_SECONDS: Final = 6 * 3600
 """Between the moment an object is first seen without references and its deletion, at least."""
 GC_INTERVAL_SECONDS: Final = 3600
+GC_LOOK_SECONDS: Final = 86_400
+"""A server looks at all of an organization's objects this often; at one with candidates whose grace
+is over, every time. A look is a LIST for each database."""
 GC_DELETES_IN_FLIGHT_MAX: Final = 8
 KEEP_LAST_VERSIONS_MAX: Final = 1_000_000_000
 KEEP_DAYS_MAX: Final = 36_500

@@ -42,6 +42,12 @@ CREATE TABLE gc_map_segments (
 );
 CREATE INDEX gc_map_segments_of_database ON gc_map_segments (database_id);
 
+-- When an organization was last looked at as a whole.
+CREATE TABLE gc_looks (
+    org_id TEXT PRIMARY KEY,
+    looked_at DOUBLE PRECISION NOT NULL
+);
+
 -- Up to which event of its stream a database was looked at for compaction.
 CREATE TABLE compaction_checks (
     database_id TEXT PRIMARY KEY,

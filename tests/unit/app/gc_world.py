@@ -257,7 +257,7 @@ class World:
             for number in range(history.oldest, history.head_version + 1):
                 await (await self.pull(database, number)).read()
 
-    def collector(self, hook: Hook | None = None) -> GarbageCollector:
+    def collector(self, hook: Hook | None = None, look_seconds: float = 0) -> GarbageCollector:
         """A collector as another process would have it: nothing is shared but repo and store."""
 
         async def nothing() -> None: ...
@@ -273,6 +273,7 @@ class World:
             self.ids,
             grace_seconds=GRACE_SECONDS,
             staged_ttl_seconds=STAGED_SECONDS,
+            look_seconds=look_seconds,
         )
 
     def compactor(self, hook: Hook | None = None) -> Compactor:

@@ -86,6 +86,24 @@ def test_an_object_goes_when_two_runs_a_grace_apart_have_seen_it_unreferenced() 
     in_world(check)
 
 
+def test_an_organization_is_left_alone_until_it_is_time_or_something_may_go() -> None:
+    async def check(world: World) -> None:
+        await (await world.push("d1", (1, 2, 4))).cut()
+        await world.repo.execute("DELETE FROM staged_segments")
+        world.clock.advance(GRACE_SECONDS)
+        for candidates, organizations in ((1, 1), (0, 0)):
+            report = await world.collector(look_seconds=1e6).run()
+            assert (report.candidates, report.organizations) == (candidates, organizations)
+        world.clock.advance(GRACE_SECONDS + CLOCK_SKEW_SECONDS_MAX)
+        report = await world.collector(look_seconds=1e6).run()
+        assert (report.deleted, report.organizations) == (1, 1)
+        assert (await world.collector(look_seconds=1e6).run()).organizations == 0
+        world.clock.advance(1e6)
+        assert (await world.collector(look_seconds=1e6).run()).organizations == 1
+
+    in_world(check)
+
+
 def test_staged_segments_wait_for_their_push_and_then_go() -> None:
     async def check(world: World) -> None:
         await (await world.push("d1", (1, 2, 3))).cut()
