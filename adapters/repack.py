@@ -10,6 +10,7 @@ refer to them. Whoever is killed in between leaves objects that nothing refers t
 
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 import zstandard
@@ -115,7 +116,10 @@ def _encoded(data: Buffer, compress: bool) -> tuple[str, Buffer]:
 
 
 class BlockMerger:
-    """Copies blocks of `small` segments for a group of maps: `add` each, then `write` them."""
+    """Copies blocks of `small` segments, group after group: `add` maps, then `write` them.
+
+    A block is copied once, however many maps name it, also maps of later groups.
+    """
 
     def __init__(
         self, objects: ObjectStore, ids: Ids, org_id: str, database_id: str, small: Collection[str]
@@ -125,32 +129,39 @@ class BlockMerger:
         self._org_id = org_id
         self._database_id = database_id
         self._small = small
-        self._writer = SegmentWriter(objects, ids, org_id, _unreported)
+        self._places: dict[tuple[str, int], _Place] = {}
+        self._begin()
+
+    def _begin(self) -> None:
+        """The next group."""
+        self._writer = SegmentWriter(self._objects, self._ids, self._org_id, _unreported)
+        self._copied: dict[tuple[str, int], int] = {}
         self._maps: list[tuple[int, DecodedMap]] = []
-        self._moved: dict[tuple[str, int], int] = {}
-        self.merged: set[str] = set()
+        self._merged: set[str] = set()
         self.bytes_added = 0
 
     def __len__(self) -> int:
+        """Maps in this group."""
         return len(self._maps)
 
     async def add(self, version: int, decoded: DecodedMap) -> bool:
         """Copy the blocks that this map needs. False if none of them lies in a small segment."""
         table = decoded.content.table
-        touched = [name for name in table.segments if name in self._small]
-        if not touched:
+        is_small = [name in self._small for name in table.segments]
+        if not any(is_small):
             return False
-        for name in touched:
-            index = table.segments.index(name)
-            rows = table.rows[1:]
-            offsets = rows["offset"][rows["segment"] == index].tolist()
-            await self._copy(name, [at for at in offsets if (name, at) not in self._moved])
+        wanted: dict[str, list[int]] = {}
+        rows = table.rows[1:]
+        for segment, at in zip(rows["segment"].tolist(), rows["offset"].tolist(), strict=True):
+            place = (table.segments[segment], at)
+            if is_small[segment] and place not in self._places and place not in self._copied:
+                wanted.setdefault(place[0], []).append(at)
+        for name, offsets in wanted.items():
+            await self._copy(name, offsets)
         self._maps.append((version, decoded))
         return True
 
     async def _copy(self, name: str, offsets: Sequence[int]) -> None:
-        if not offsets:
-            return
         key = segment_key(self._org_id, name)
         try:
             data = memoryview(await self._objects.get(key))
@@ -164,7 +175,7 @@ class BlockMerger:
             if number is None:
                 raise corrupt(key, f"it has no block at {at}")
             await self._copy_block(name, footer, number, int(ends[number]), data)
-        self.merged.add(name)
+        self._merged.add(name)
 
     async def _copy_block(
         self, name: str, footer: SegmentFooter, number: int, end: int, data: memoryview
@@ -181,17 +192,22 @@ class BlockMerger:
             footer.digests[pages].tobytes(),
             join=False,
         )
-        self._moved[name, at] = block
+        self._copied[name, at] = block
         self.bytes_added += stored
 
-    async def write(self) -> dict[int, NewMap]:
-        """Upload everything: the new map of every version that was added."""
+    async def write(self) -> tuple[dict[int, NewMap], frozenset[str]]:
+        """Upload the group: the new map of every version that was added, and the segments whose
+        blocks were copied. Then the next group begins."""
         self._writer.close()
-        places = self._writer.table()
-        await self._writer.finish(places.segments)
+        table = self._writer.table()
+        for place, block in self._copied.items():
+            row = table.rows[block + 1]
+            name = table.segments[int(row["segment"])]
+            self._places[place] = _Place(name, int(row["offset"]), int(row["check"]))
+        await self._writer.finish(table.segments)
         written: dict[int, NewMap] = {}
         for version, decoded in self._maps:
-            moved = _with_blocks_moved(decoded.content, self._moved, places)
+            moved = _with_blocks_moved(decoded.content, self._places)
             key = map_key(self._database_id, version, self._ids.new_id())
             if isinstance(moved, PageMap):
                 parts = encode_snapshot(moved, decoded.root)
@@ -199,25 +215,39 @@ class BlockMerger:
                 parts = encode_delta(moved, decoded.root, decoded.parent_root)
             await self._objects.put(key, parts)
             names = moved.table.segments
-            made = frozenset(places.segments).intersection(names)
+            made = frozenset(table.segments).intersection(names)
             written[version] = NewMap(key, isinstance(moved, PageMap), names, made)
-        return written
+        merged = frozenset(self._merged)
+        self._begin()
+        return written, merged
+
+
+class _Place(NamedTuple):
+    """Where a copied block lies now."""
+
+    segment: str
+    offset: int
+    check: int
 
 
 def _with_blocks_moved(
-    content: PageMap | MapDelta, moved: Mapping[tuple[str, int], int], places: BlockTable
+    content: PageMap | MapDelta, places: Mapping[tuple[str, int], _Place]
 ) -> PageMap | MapDelta:
-    """The same map where blocks that were copied lie in `places`."""
+    """The same map where blocks that were copied lie in their new places."""
     old = content.table
+    names = {name: number for number, name in enumerate(old.segments)}
+    segments = old.rows["segment"].tolist()
+    offsets, checks = old.rows["offset"].tolist(), old.rows["check"].tolist()
+    for number in range(1, len(segments)):
+        was = (old.segments[segments[number]], offsets[number])
+        place = places.get(was)
+        if place is None:
+            continue
+        if place.check != checks[number]:
+            raise corrupt(was[0], f"the block at {was[1]} is not as the map says")
+        segments[number] = names.setdefault(place.segment, len(names))
+        offsets[number] = place.offset
     rows = old.rows.copy()
-    first = len(old.segments)
-    for number in range(1, len(rows)):
-        place = (old.segments[int(rows["segment"][number])], int(rows["offset"][number]))
-        block = moved.get(place)
-        if block is not None:
-            if places.rows["check"][block + 1] != rows["check"][number]:
-                raise corrupt(place[0], f"the block at {place[1]} is not as the map says")
-            rows["segment"][number] = first + places.rows["segment"][block + 1]
-            rows["offset"][number] = places.rows["offset"][block + 1]
-    table, renumbered = BlockTable(rows, (*old.segments, *places.segments)).kept(content.block)
+    rows["segment"], rows["offset"] = segments, offsets
+    table, renumbered = BlockTable(rows, tuple(names)).kept(content.block)
     return replace(content, table=table, block=renumber(content.block, renumbered))

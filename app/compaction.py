@@ -163,14 +163,16 @@ class _Work:
             return 0, 0
         listed = await self._storage.objects.list(f"orgs/{history.org_id}/segments")
         sizes = {info.key.rpartition("/")[2]: info.size_bytes for info in listed}
-        small = {n for n in added if sizes.get(n, 0) < self._owner._small_segment_bytes}
-        if len(small) <= self._owner._pieces_max:
+        # Of the whole organization: a run that died may have left maps with names that no version
+        # brought. What this database's maps do not name is not touched.
+        small = {name for name, size in sizes.items() if size < self._owner._small_segment_bytes}
+        if len(small & added) <= self._owner._pieces_max:
             return 0, 0
         segments = maps = 0
         async for merger, outlines in self._groups(small):
-            written = await merger.write()
-            await self._switch(outlines, written, merger.merged)
-            segments, maps = segments + len(merger.merged), maps + len(written)
+            written, merged = await merger.write()
+            await self._switch(outlines, written, merged)
+            segments, maps = segments + len(merged), maps + len(written)
         return segments, maps
 
     async def _groups(
@@ -178,13 +180,10 @@ class _Work:
     ) -> AsyncIterator[tuple[BlockMerger, dict[int, Outline]]]:
         """The maps that name `small` segments, as many at a time as fit into memory."""
         history, storage = self._history, self._storage
-
-        def begin() -> BlockMerger:
-            return BlockMerger(
-                storage.objects, storage.ids, history.org_id, history.database_id, small
-            )
-
-        merger, outlines, held = begin(), dict[int, Outline](), 0
+        merger = BlockMerger(
+            storage.objects, storage.ids, history.org_id, history.database_id, small
+        )
+        outlines, held = dict[int, Outline](), 0
         for outline in history.outlines():
             await self._keep_on()
             try:
@@ -201,7 +200,7 @@ class _Work:
                 or merger.bytes_added >= SEGMENT_BYTES_MAX
             ):
                 yield merger, outlines
-                merger, outlines, held = begin(), {}, 0
+                outlines, held = {}, 0
         if outlines:
             yield merger, outlines
 

@@ -8,6 +8,7 @@ from tests.unit.app.test_gc import collect_everything, in_world, keep_last
 
 from edgereplica.adapters.object_store import MeteredStore
 from edgereplica.adapters.page_storage import PageStorage
+from edgereplica.app import compaction
 from edgereplica.app.history import DatabaseHistory
 from edgereplica.events.errors import LeaseLost, LeaseTaken
 from edgereplica.events.limits import CLOCK_SKEW_SECONDS_MAX, LEASE_SECONDS
@@ -63,6 +64,21 @@ def test_small_segments_are_merged_and_the_head_lies_in_order() -> None:
         await world.check()
         again = await world.compactor().run()
         assert (again.databases_looked_at, again.databases_compacted) == (0, 0)
+
+    in_world(check)
+
+
+def test_a_block_is_copied_once_over_all_groups(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Later maps name blocks that were copied for earlier ones; a snapshot names nearly all."""
+    monkeypatch.setattr(compaction, "COMPACT_MAPS_IN_MEMORY_MAX", 4)
+
+    async def check(world: World) -> None:
+        await _many_small_pushes(world)
+        report = await world.compactor().run()
+        assert (report.segments_merged, report.failed) == (VERSIONS, ())
+        await collect_everything(world)
+        assert len(_segments(world)) == VERSIONS // 4 + 1
+        await world.check()
 
     in_world(check)
 
