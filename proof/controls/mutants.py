@@ -23,7 +23,7 @@ from .copies import Copy, copied
 COPIES = 2
 _WIRE = ("tests/unit/events",)
 _MACHINES = ("tests/unit/fsm/test_rules.py", "tests/unit/fsm/test_convergence.py")
-_TOKENS = ("tests/unit/app/test_tokens.py",)
+_TOKENS = ("tests/unit/app/test_tokens.py", "tests/unit/app/test_token_view.py")
 TARGETS: dict[str, tuple[str, ...]] = {
     "events/wire.py": _WIRE,
     "events/wire_v1.py": _WIRE,
