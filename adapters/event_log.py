@@ -50,6 +50,14 @@ class Stored(NamedTuple):
     data: str
 
 
+class Snapshot(NamedTuple):
+    """A fold of a stream up to the event `seq`, in whatever form its reader understands."""
+
+    seq: int
+    state: str
+    chunks: tuple[str, ...]
+
+
 class EventLog:
     """Reads and appends; see the module's docstring."""
 
@@ -104,6 +112,37 @@ class EventLog:
             after_seq,
         )
         return [Stored(row["seq"], row["kind"], row["data"]) for row in rows]
+
+    async def snapshot(self, stream: str) -> Snapshot | None:
+        """The last snapshot of `stream`, if there is one: one statement, hence of one moment."""
+        rows = await self._repo.all(
+            "SELECT s.seq, s.state, c.data FROM stream_snapshots s "
+            "LEFT JOIN stream_snapshot_chunks c ON c.stream = s.stream "
+            "WHERE s.stream = ? ORDER BY c.number",
+            stream,
+        )
+        if not rows:
+            return None
+        chunks = tuple(row["data"] for row in rows if row["data"] is not None)
+        return Snapshot(rows[0]["seq"], rows[0]["state"], chunks)
+
+    async def write_snapshot(self, stream: str, snapshot: Snapshot) -> None:
+        """Replace the snapshot of `stream`."""
+        insert = "INSERT INTO stream_snapshot_chunks (stream, number, data) VALUES (?, ?, ?)"
+        await self._repo.batch(
+            [
+                Statement(
+                    "INSERT INTO stream_snapshots (stream, seq, state) VALUES (?, ?, ?) "
+                    "ON CONFLICT (stream) DO UPDATE SET seq = excluded.seq, state = excluded.state",
+                    (stream, snapshot.seq, snapshot.state),
+                ),
+                Statement("DELETE FROM stream_snapshot_chunks WHERE stream = ?", (stream,)),
+                *(
+                    Statement(insert, (stream, number, data))
+                    for number, data in enumerate(snapshot.chunks)
+                ),
+            ]
+        )
 
     async def last(self, stream: str) -> int:
         """The last sequence number of `stream`; 0 if it has none."""

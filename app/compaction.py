@@ -125,6 +125,7 @@ class Compactor:
             work = _Work(self, history, pin, lease)
             merged, maps = await work.merge_small_segments()
             head = await work.rewrite_head()
+            await self._histories.write_snapshot(database_id)
             seq = (await self._histories.open(database_id, org_id)).seq
             await self._repo.execute(
                 "INSERT INTO compaction_checks (database_id, seq) VALUES (?, ?) "

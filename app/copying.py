@@ -43,6 +43,8 @@ PASSING: Final = frozenset(
         "gc_released",
         "gc_map_segments",
         "gc_looks",
+        "stream_snapshots",
+        "stream_snapshot_chunks",
         "compaction_checks",
     }
 )

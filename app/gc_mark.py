@@ -19,6 +19,7 @@ from ..events.errors import NotFound, StorageError
 from ..events.limits import MAP_READS_IN_FLIGHT_MAX
 from .history import DatabaseHistory, History
 from .retention import expiring
+from .stored_versions import StoredVersions
 
 
 @dataclass(slots=True)
@@ -128,7 +129,7 @@ class Marker:
             event = expiring(history, self.now, found.lowest_pinned(database_id))
             if event is not None:
                 count = event.through - history.oldest + 1
-                bare = replace(history, stored=(), rewritten={})
+                bare = replace(history, stored=StoredVersions(), rewritten={})
                 found.expiring.append((event, bare, count))
         found.unreferenced += [info for info in listed if info.key not in maps]
         await self.meanwhile()

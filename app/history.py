@@ -32,7 +32,14 @@ from ..events.domain import (
     database_stream,
 )
 from ..events.errors import ConcurrentAppend, Conflict, NotFound, StorageError
-from ..events.limits import APPEND_ATTEMPTS_MAX, HISTORIES_CACHED_MAX, VERSIONS_CACHED_MAX
+from ..events.limits import (
+    APPEND_ATTEMPTS_MAX,
+    HISTORIES_CACHED_MAX,
+    HISTORY_SNAPSHOT_EVENTS,
+    VERSIONS_CACHED_MAX,
+)
+from . import history_snapshot
+from .stored_versions import StoredVersions
 
 
 class Outline(msgspec.Struct, frozen=True):
@@ -61,7 +68,7 @@ class History:
     org_id: str = ""
     name: str = ""
     first: int = 1
-    stored: tuple[str, ...] = field(default=(), repr=False)
+    stored: StoredVersions = field(default_factory=StoredVersions, repr=False)
     rewritten: Mapping[int, RewrittenMap] = field(default_factory=dict, repr=False)
     expired: int = 0
     retention: RetentionSet | None = None
@@ -171,7 +178,7 @@ def fold(history: History, events: Iterable[Stored]) -> History:
         else:  # what a later kind of event means is for its own fold, but it must be known
             domain.decode(entry.kind, entry.data)
     if added:
-        changes.update(first=first, stored=history.stored + tuple(added))
+        changes.update(first=first, stored=history.stored.with_added(added))
     if moved:
         changes["rewritten"] = {**history.rewritten, **moved}
     if not changes:
@@ -201,7 +208,7 @@ def _without_needless(history: History) -> History:
     while needed > history.first and not history.outline(needed).map_is_snapshot:
         needed -= 1
     rewritten = {v: one for v, one in history.rewritten.items() if v >= needed}
-    stored = history.stored[needed - history.first :]
+    stored = history.stored.without_first(needed - history.first)
     return replace(history, first=needed, stored=stored, rewritten=rewritten)
 
 
@@ -235,8 +242,53 @@ class DatabaseHistory:
 
     async def peek(self, database_id: str) -> History:
         """The history as it stands, deleted or not, without a place in the cache."""
-        known = self._cache.get(database_id, History(database_id))
+        known = self._cache.get(database_id)
+        if known is None:
+            known = await self._from_snapshot(database_id)
         return fold(known, await self._log.stored(database_stream(database_id), known.seq))
+
+    async def _from_snapshot(self, database_id: str) -> History:
+        snapshot = await self._log.snapshot(database_stream(database_id))
+        if snapshot is None:
+            return History(database_id)
+        state, stored, retention = history_snapshot.decode(snapshot)
+        return History(
+            database_id=database_id,
+            org_id=state.org_id,
+            name=state.name,
+            first=state.first,
+            stored=stored,
+            expired=state.expired,
+            retention=retention,
+            deleted=state.deleted,
+            seq=snapshot.seq,
+        )
+
+    async def write_snapshot(self, database_id: str) -> bool:
+        """Write the history down if it is long and the last time is long ago."""
+        stream = database_stream(database_id)
+        history = await self.peek(database_id)
+        before = await self._log.snapshot(stream)
+        if history.seq - (before.seq if before else 0) < HISTORY_SNAPSHOT_EVENTS:
+            return False
+        state = history_snapshot.State(
+            org_id=history.org_id,
+            name=history.name,
+            first=history.first,
+            expired=history.expired,
+            deleted=history.deleted,
+            retention=history.retention.model_dump_json() if history.retention else None,
+            tail=(),
+        )
+        versions = list(history.stored)
+        for number in history.rewritten:
+            if history.first <= number <= history.head_version:
+                text = history.ancestor(number).model_dump_json()
+                versions[number - history.first] = text
+        await self._log.write_snapshot(
+            stream, history_snapshot.encode(history.seq, state, versions)
+        )
+        return True
 
     async def commit(
         self, history: History, version: VersionCommitted, also: Sequence[Statement] = ()

@@ -114,6 +114,10 @@ is over, every time. A look is a LIST for each database."""
 GC_DELETES_IN_FLIGHT_MAX: Final = 8
 KEEP_LAST_VERSIONS_MAX: Final = 1_000_000_000
 KEEP_DAYS_MAX: Final = 36_500
+HISTORY_CHUNK_VERSIONS: Final = 256
+HISTORY_CHUNK_BYTES_MAX: Final = HISTORY_CHUNK_VERSIONS * 64 * 1024
+HISTORY_SNAPSHOT_EVENTS: Final = 512
+"""Events after which a long history is written down anew."""
 COMPACT_PIECES_MAX: Final = 64
 """Small segments of a history, or blocks of a head, that are left as they are."""
 COMPACT_BLOCKS_FACTOR_MAX: Final = 4

@@ -48,6 +48,19 @@ CREATE TABLE gc_looks (
     looked_at DOUBLE PRECISION NOT NULL
 );
 
+-- Folds of long streams up to `seq`, so that nobody reads all of them again. May be deleted.
+CREATE TABLE stream_snapshots (
+    stream TEXT PRIMARY KEY,
+    seq BIGINT NOT NULL,
+    state TEXT NOT NULL
+);
+CREATE TABLE stream_snapshot_chunks (
+    stream TEXT NOT NULL,
+    number BIGINT NOT NULL,
+    data TEXT NOT NULL,
+    PRIMARY KEY (stream, number)
+);
+
 -- Up to which event of its stream a database was looked at for compaction.
 CREATE TABLE compaction_checks (
     database_id TEXT PRIMARY KEY,

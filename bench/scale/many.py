@@ -10,7 +10,6 @@ import contextlib
 import json
 import os
 import random
-import resource
 import sqlite3
 import statistics
 import subprocess
@@ -167,13 +166,13 @@ async def _open_all(data_dir: Path, wanted: list[tuple[str, str]]) -> dict[str, 
             started = time.perf_counter()
             await histories.open(database_id, org_id)
             seconds.append(time.perf_counter() - started)
-    peak = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        after = rss_bytes(os.getpid())
     first = sorted(seconds[:_OPENED])
     return {
         "open_seconds": statistics.median(first),
         "open_seconds_p99": first[int(len(first) * 0.99)],
         "opened": len(wanted),
-        "opened_bytes": peak - before,
+        "opened_bytes": after - before,
     }
 
 

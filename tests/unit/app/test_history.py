@@ -3,24 +3,33 @@
 import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from edgereplica.adapters.clock import ManualClock
 from edgereplica.adapters.event_log import Append, EventLog, Stored
 from edgereplica.adapters.memory_repo import MemoryRepo
 from edgereplica.adapters.migrations import migrate
 from edgereplica.adapters.ports import Statement
-from edgereplica.app.history import DatabaseHistory
+from edgereplica.app import history as history_module
+from edgereplica.app import history_snapshot, stored_versions
+from edgereplica.app.history import DatabaseHistory, History, fold
 from edgereplica.events.domain import (
     DatabaseCreated,
     DatabaseDeleted,
+    MapsRewritten,
     MemberAdded,
     OrganizationCreated,
+    RetentionSet,
+    RewrittenMap,
     UserSignedUp,
     VersionCommitted,
+    VersionsExpired,
 )
-from edgereplica.events.errors import ConcurrentAppend, Conflict, NotFound
+from edgereplica.events.errors import ConcurrentAppend, Conflict, NotFound, StorageError
 from edgereplica.events.pages import digest, page_size
 
 
@@ -245,5 +254,78 @@ def test_the_cache_is_bounded_by_histories_and_versions() -> None:
         before = world.log.events_read
         assert (await histories.open("one", "o")).head_version == 7
         assert world.log.events_read == before + 8, "too long for this cache: read afresh"
+
+    run(check)
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    st.lists(
+        st.one_of(
+            st.tuples(st.just("commit"), st.integers(1, 9)),
+            st.tuples(st.just("expire"), st.integers(0, 10)),
+            st.tuples(st.just("rewrite"), st.integers(0, 10)),
+            st.tuples(st.just("retain"), st.integers(1, 5)),
+            st.tuples(st.just("snapshot")),
+        ),
+        max_size=30,
+    )
+)
+def test_a_snapshot_and_what_came_after_is_the_whole_fold(actions: list[Any]) -> None:
+    async def check(world: World) -> None:
+        histories = world.histories
+        for action in actions:
+            history = await histories.open("one", "o")
+            head = history.head_version
+            match action:
+                case "commit", count:
+                    for _ in range(count):
+                        number = history.head_version + 1
+                        snapshot = number % 3 == 1
+                        made = version(number).model_copy(update={"map_is_snapshot": snapshot})
+                        history = await histories.commit(history, made)
+                case "expire", back if head - back > history.expired:
+                    event = VersionsExpired(database_id="one", through=head - back)
+                    if head - back < head:
+                        await histories.append(history, event)
+                case "rewrite", back if head - back >= history.first:
+                    one = RewrittenMap(
+                        version=head - back, map_key="new", map_is_snapshot=True, segments=("s",)
+                    )
+                    await histories.append(history, MapsRewritten(database_id="one", maps=(one,)))
+                case "retain", count:
+                    rule = RetentionSet(
+                        database_id="one", keep_last=count, keep_days=None, set_by="u"
+                    )
+                    await histories.append(history, rule)
+                case ("snapshot",):
+                    await DatabaseHistory(world.log).write_snapshot("one")
+        whole = fold(History("one"), await EventLog.stored(world.log, "database:one"))
+        for found in (await DatabaseHistory(world.log).peek("one"), await histories.peek("one")):
+            assert list(found.outlines()) == list(whole.outlines())
+            assert found.versions == whole.versions
+            for name in ("seq", "first", "oldest", "head_version", "retention", "org_id", "name"):
+                assert getattr(found, name) == getattr(whole, name), name
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(history_module, "HISTORY_SNAPSHOT_EVENTS", 1)
+        patch.setattr(history_snapshot, "HISTORY_CHUNK_VERSIONS", 4)
+        patch.setattr(stored_versions, "HISTORY_CHUNK_VERSIONS", 4)
+        run(check)
+
+
+def test_a_damaged_snapshot_is_not_believed() -> None:
+    async def check(world: World) -> None:
+        history = await world.histories.open("one", "o")
+        for number in range(1, 600):
+            history = await world.histories.commit(history, version(number))
+        assert await DatabaseHistory(world.log).write_snapshot("one")
+        assert not await DatabaseHistory(world.log).write_snapshot("one"), "nothing new"
+        before = world.log.events_read
+        assert (await DatabaseHistory(world.log).open("one", "o")).at(3) == version(3)
+        assert world.log.events_read == before
+        await world.repo.execute("UPDATE stream_snapshot_chunks SET data = 'abc'")
+        with pytest.raises(StorageError):
+            (await DatabaseHistory(world.log).open("one", "o")).at(3)
 
     run(check)
