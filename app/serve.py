@@ -6,9 +6,7 @@ waits for them within a grace, then uvicorn closes what is left.
 
 import asyncio
 import contextlib
-import ctypes
 import importlib.util
-import platform
 import signal
 import socket
 import sys
@@ -24,19 +22,17 @@ from ..events.errors import NetworkError
 from ..events.limits import (
     KEEP_ALIVE_SECONDS,
     LISTEN_BACKLOG_MAX,
-    MALLOC_ARENAS_MAX,
     METRICS_PORTS_MAX,
     PING_INTERVAL_SECONDS,
     PING_TIMEOUT_SECONDS,
     SHUTDOWN_GRACE_SECONDS,
 )
+from . import memory
 from .bootstrap import MakeSync, Server, build, sync_of
 from .connections import protocols_of
 from .guards import connections
 from .logs import LogFormat, configure_logs
 from .settings import Settings
-
-_M_ARENA_MAX = -8  # malloc.h
 
 
 class _Uvicorn(uvicorn.Server):
@@ -61,16 +57,6 @@ class _Uvicorn(uvicorn.Server):
         """End in order; asked twice, end at once."""
         self.force_exit = self.should_exit
         self.should_exit = True
-
-
-def _bound_malloc_arenas() -> None:
-    """Keep glibc from making an arena for each thread, before there are threads.
-
-    Page storage passes megabytes through many short-lived threads; what they free stays in their
-    arenas. Two arenas cost nothing measurable here and a quarter of the peak memory less.
-    """
-    if sys.platform == "linux" and platform.libc_ver()[0] == "glibc":
-        ctypes.CDLL(None).mallopt(_M_ARENA_MAX, MALLOC_ARENAS_MAX)
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +95,7 @@ def serve_on(
     worker: WorkerEnds | None = None,
 ) -> None:
     """Serve on sockets opened when everything else stands; `ready` is called when it answers."""
-    _bound_malloc_arenas()
+    memory.bound_arenas()
     configure_logs(settings.log_level, log_format)
 
     async def main() -> None:

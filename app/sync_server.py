@@ -22,12 +22,14 @@ from ..events.errors import (
     NotFound,
     ServerShuttingDown,
 )
+from ..events.limits import LARGE_SESSION_BYTES
 from ..fsm.server_pull import ServerPull
 from ..fsm.server_push import ServerPush
 from .driver import Driver
 from .edge_settings import EdgeSettings
 from .guards import SyncBounds, sync_bounds
 from .measures import RunningSession
+from .memory import give_back
 from .pull_server import PullServerEnd
 from .push_server import PushServerEnd
 from .session_limits import watch
@@ -110,6 +112,8 @@ class SyncServer:
                 with contextlib.suppress(EdgeReplicaError):  # else the pin expires by itself
                     await hands.close()
                 del self._running[transport]
+                if transport.bytes_received + transport.bytes_sent > LARGE_SESSION_BYTES:
+                    give_back()
                 ended.set_result(None)
                 code = driver.failure.code if driver.failure else None
                 self._services.measures.session_ended(

@@ -74,6 +74,8 @@ PAGES_PER_DATABASE_MAX: Final = 64 * 1024 * 1024
 # Storage
 SEGMENT_BYTES_MAX: Final = 8 * 1024 * 1024
 MALLOC_ARENAS_MAX: Final = 2
+LARGE_SESSION_BYTES: Final = 16 * 1024 * 1024
+"""A session that moved more gives freed memory back to the system when it ends."""
 SEGMENT_UPLOADS_IN_FLIGHT_MAX: Final = 2
 SEGMENT_FOOTER_READ_BYTES: Final = 256 * 1024
 """How much of a segment's end is read at once: the whole footer of 4,096 pages and more."""
