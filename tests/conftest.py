@@ -11,7 +11,6 @@ import pytest
 from tests.helpers_postgres import Postgres, postgres_server
 from tests.helpers_s3 import S3, s3_server
 
-
 # A shell that runs the tests in the background has them ignore Ctrl-C, and children inherit that.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
