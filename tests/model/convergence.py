@@ -308,7 +308,7 @@ class Convergence(RuleBasedStateMachine):
             head = self._content(session.at if session.at is not None else len(self.versions))
             assert session.wire_version == 1 or not session.alone or session.at_begin != head
             return
-        if isinstance(error, errors.FileReplaced) and session.written:
+        if isinstance(error, errors.FileReplaced | errors.AlreadyExists) and session.written:
             return
         raise error
 
@@ -326,6 +326,7 @@ class Convergence(RuleBasedStateMachine):
         assert client.file.pages() == client.pages, "the file is not what it was"
 
     def _content(self, version: int) -> Pages:
+        assert version <= len(self.versions), f"there is no version {version}"
         return self.versions[version - 1] if version else ()
 
     def _adopt(self) -> None:
@@ -556,8 +557,21 @@ class Convergence(RuleBasedStateMachine):
             self.sessions.append(session)
             self._reap()
 
+    @precondition(lambda self: len(self.sessions) == 1)
+    @rule(first=st.sampled_from(("push", "pull")), second=st.integers(1, CLIENTS - 1))
+    def begin_another(self, first: Kind, second: int) -> None:
+        """Two at once are where it matters, so that they are not left to chance."""
+        (running,) = self.sessions
+        number = (self.clients.index(running.client) + second) % CLIENTS
+        self.begin(number=number, kind=first, wire_version=2, force=False)
+
     @precondition(lambda self: self.sessions)
-    @rule(which=st.integers(0, SESSIONS_MAX), from_client=st.booleans(), steps=st.integers(1, 6))
+    @rule(which=st.integers(0, SESSIONS_MAX), from_client=st.booleans())
+    def finish(self, which: int, from_client: bool) -> None:
+        self.step(which=which, from_client=from_client, steps=1000)
+
+    @precondition(lambda self: self.sessions)
+    @rule(which=st.integers(0, SESSIONS_MAX), from_client=st.booleans(), steps=st.integers(1, 8))
     def step(self, which: int, from_client: bool, steps: int) -> None:
         session = self.sessions[which % len(self.sessions)]
         assert session.task is not None
@@ -676,9 +690,17 @@ class Convergence(RuleBasedStateMachine):
             self._settle_all()
             self._converge()
         finally:
-            self._await(self.server.kill())
-            self.loop.close()
-            shutil.rmtree(self.folder)
+            self.abandon()
+
+    def abandon(self) -> None:
+        """Take everything down, whatever state it is in."""
+        for session in self.sessions:
+            assert session.task is not None
+            session.task.cancel()
+        self._await(self.server.kill())
+        self._await(asyncio.sleep(0))
+        self.loop.close()
+        shutil.rmtree(self.folder)
 
     def _converge(self) -> None:
         """When all stop and pull, all are equal; and every version ever made is still whole."""
