@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test test-js lint types check-generated generate bench bench-scale bench-hash bench-login torture hostile prove-controls mutants clean
+.PHONY: demo test test-js lint types check-generated generate bench bench-scale bench-hash bench-login prove simulate torture hostile prove-controls mutants clean
 
 $(STAMP): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -75,6 +75,15 @@ SCALE ?= 1
 SEED ?= 1
 torture: $(STAMP)
 	$(BIN)/python -m proof.torture --scale $(SCALE) --seed $(SEED) $(CHECKS)
+
+# The model-based check, long: STEPS rules on either storage. And the simulation, SEEDS runs, each twice.
+STEPS ?= 50000
+SEEDS ?= 100000
+prove: $(STAMP)
+	$(BIN)/python -m proof.prove --steps $(STEPS) --seed $(SEED)
+
+simulate: $(STAMP)
+	$(BIN)/python -m proof.simulate --seeds $(SEEDS)
 
 # Hostile input to codecs, machines, tokens and the client.
 hostile: $(STAMP)
