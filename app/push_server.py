@@ -209,6 +209,7 @@ class PushServerEnd:
 
     async def commit(self, effect: CommitPush) -> PushCommitted:
         assert self._opened is not None
+        await self._pinned.keep()  # before anything is uploaded that nobody would look for
         complete = effect.complete
         page_count = complete.page_count
         if page_count is None:
