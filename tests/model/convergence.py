@@ -310,7 +310,7 @@ class Convergence(RuleBasedStateMachine):
             return
         if isinstance(error, errors.FileReplaced | errors.AlreadyExists) and session.written:
             return
-        raise error
+        raise AssertionError(f"refused for no reason: {error!r}") from error
 
     def _left_alone(self, client: Client, error: errors.EdgeReplicaError) -> None:
         """An error left the file as it was. Where it was to be replaced as a whole, its journal
