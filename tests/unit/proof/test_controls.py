@@ -1,8 +1,12 @@
-"""The controls themselves: each flaw can be planted today, and mutants are made of every target."""
+"""The controls themselves: each flaw can be planted today, and what is wrong with one is said."""
+
+from pathlib import Path
 
 import pytest
-from proof.controls.flaws import FLAWS, Flaw
-from proof.controls.mutants import TARGETS, mutants
+from proof.controls import __main__ as controls
+from proof.controls.copies import Copy
+from proof.controls.flaw import DESIGN, Flaw
+from proof.controls.flaws import FLAWS
 from proof.evidence import ROOT
 
 
@@ -15,14 +19,83 @@ def test_a_flaw_has_its_place_and_its_check(flaw: Flaw) -> None:
             assert (ROOT / selection.split("::")[0]).exists()
 
 
-def test_names_are_unique() -> None:
+def test_names_are_unique_and_words() -> None:
     assert len({flaw.name for flaw in FLAWS}) == len(FLAWS)
+    for flaw in FLAWS:
+        assert flaw.name.replace("-", "").isalnum(), "make passes names unquoted"
+        assert flaw.name not in DESIGN
 
 
-@pytest.mark.parametrize("file", TARGETS)
-def test_every_target_has_mutants_that_differ_from_it(file: str) -> None:
-    found = list(mutants(file))
-    assert len(found) > 20
-    assert len({mutant.text for mutant in found}) > len(found) * 0.9
-    for mutant in found[::10]:
-        compile(mutant.text, file, "exec")
+def test_every_item_of_the_design_has_its_flaw() -> None:
+    assert {flaw.item for flaw in FLAWS} - {""} == set(DESIGN)
+
+
+def test_an_unknown_name_is_refused_and_nothing_is_planted(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(controls, "run", lambda *_: pytest.fail("something was planted"))
+    for words in (["nonsense"], ["no-history", "nonsense"], [""], ["--nonsense"]):
+        with pytest.raises(SystemExit) as ended:
+            controls.main(words)
+        assert ended.value.code == 2
+    assert "nonsense" in capsys.readouterr().err
+
+
+def test_help_and_list_plant_nothing(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(controls, "run", lambda *_: pytest.fail("something was planted"))
+    with pytest.raises(SystemExit) as ended:
+        controls.main(["--help"])
+    assert ended.value.code == 0
+    assert controls.main(["--list", "PKCE"]) == 0
+    listed = capsys.readouterr().out.splitlines()
+    assert sum("PKCE" in line and not line.startswith(" ") for line in listed) >= 3
+
+
+def test_a_part_writes_no_row_of_its_own_accord(monkeypatch: pytest.MonkeyPatch) -> None:
+    pages: list[Path | None] = []
+    monkeypatch.setattr(controls, "run", lambda _flaws, _jobs, page: pages.append(page) or {})
+    for words in ([], ["no-history"], ["no-history", "--page", "x.md"]):
+        assert controls.main(words) == 0
+    assert pages == [ROOT / "specs/evidence.md", None, Path("x.md")]
+
+
+class TestOnACopy:
+    """A tree of one module and one test of it."""
+
+    @pytest.fixture
+    def copy(self, tmp_path: Path) -> Copy:
+        (tmp_path / "two.py").write_text("def two():\n    return 2\n")
+        (tmp_path / "test_two.py").write_text(
+            "import sys\nsys.path.insert(0, '.')\n"
+            "from two import two\ndef test_two():\n    assert two() == 2\n"
+        )
+        (tmp_path / "test_red.py").write_text("def test_red():\n    assert False\n")
+        return Copy(tmp_path)
+
+    @staticmethod
+    def tried(copy: Copy, old: str, new: str, check: str = "test_two.py") -> str:
+        flaw = Flaw("flaw", "", "", "two.py", old, new, (check,))
+        before = (copy.root / "two.py").read_text()
+        (what,) = controls.tried(copy, [flaw]).values()
+        assert (copy.root / "two.py").read_text() == before
+        return what
+
+    def test_a_flaw_that_turns_its_check_red_is_seen(self, copy: Copy) -> None:
+        assert self.tried(copy, "return 2", "return 3") == "seen"
+
+    def test_one_that_does_not_is_said(self, copy: Copy) -> None:
+        assert self.tried(copy, "return 2", "return 2  ") == "NOT SEEN"
+
+    def test_a_check_that_is_red_anyway_proves_nothing(self, copy: Copy) -> None:
+        said = self.tried(copy, "return 2", "return 3", "test_red.py")
+        assert said.startswith("its check is not green without a flaw")
+
+    def test_a_check_that_does_not_run_proves_nothing(self, copy: Copy) -> None:
+        said = self.tried(copy, "return 2", "return 3", "test_none.py")
+        assert said.startswith("its check is not green without a flaw")
+        assert self.tried(copy, "def two", "def three").startswith("the check did not run")
+
+    def test_a_place_that_is_gone_is_said(self, copy: Copy) -> None:
+        assert self.tried(copy, "return 4", "return 3").startswith("not planted")
