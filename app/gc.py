@@ -169,7 +169,7 @@ class GarbageCollector:
             deleted=report.deleted + len(doomed),
             deleted_bytes=report.deleted_bytes + sum(info.size_bytes for info in doomed),
             staged_expired=report.staged_expired + len(staged),
-            versions_expired=report.versions_expired + sum(n for _, _, n in marked.expiring),
+            versions_expired=report.versions_expired + sum(n for _, n in marked.expiring),
             databases_released=report.databases_released + len(marked.deleted),
         )
 
@@ -259,8 +259,9 @@ class GarbageCollector:
                 await self._log.append(appends, lease.held())
         insert = "INSERT INTO gc_released (database_id, freed) VALUES (?, 0)"
         await self._write([Statement(insert, (one,)) for one in marked.deleted], lease)
-        for expired, history, _ in marked.expiring:
+        for expired, _ in marked.expiring:
             try:
+                history = await self._histories.open(expired.database_id, marked.org_id)
                 with fenced():
                     await self._histories.append(history, expired, lease.held())
             except NotFound:

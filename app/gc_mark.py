@@ -9,7 +9,7 @@ Memory goes with the segments of an organization; histories and maps pass one da
 
 import asyncio
 from collections.abc import Awaitable, Callable, Collection, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from ..adapters.map_format import decode_map
 from ..adapters.ports import ObjectInfo, ObjectStore, Repo, Row, Statement
@@ -17,9 +17,8 @@ from ..adapters.segments import missing
 from ..events.domain import VersionsExpired
 from ..events.errors import NotFound, StorageError
 from ..events.limits import MAP_READS_IN_FLIGHT_MAX
-from .history import DatabaseHistory, History
+from .history import DatabaseHistory
 from .retention import expiring
-from .stored_versions import StoredVersions
 
 
 @dataclass(slots=True)
@@ -40,7 +39,7 @@ class Marked:
     unreferenced: list[ObjectInfo] = field(default_factory=list)
     with_maps: set[str] = field(default_factory=set)
     deleted: list[str] = field(default_factory=list)
-    expiring: list[tuple[VersionsExpired, History, int]] = field(default_factory=list)
+    expiring: list[tuple[VersionsExpired, int]] = field(default_factory=list)
     last_pin_no: int = 0
 
     @property
@@ -129,8 +128,7 @@ class Marker:
             event = expiring(history, self.now, found.lowest_pinned(database_id))
             if event is not None:
                 count = event.through - history.oldest + 1
-                bare = replace(history, stored=StoredVersions(), rewritten={})
-                found.expiring.append((event, bare, count))
+                found.expiring.append((event, count))
         found.unreferenced += [info for info in listed if info.key not in maps]
         await self.meanwhile()
         await asyncio.sleep(0)  # a server goes on serving

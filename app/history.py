@@ -31,13 +31,20 @@ from ..events.domain import (
     VersionsExpired,
     database_stream,
 )
-from ..events.errors import ConcurrentAppend, Conflict, NotFound, StorageError
+from ..events.errors import (
+    ConcurrentAppend,
+    Conflict,
+    NotFound,
+    ProtocolViolation,
+    StorageError,
+)
 from ..events.limits import (
     APPEND_ATTEMPTS_MAX,
     HISTORIES_CACHED_MAX,
     HISTORY_SNAPSHOT_EVENTS,
     VERSIONS_CACHED_MAX,
 )
+from ..fsm.database_lifecycle import DatabaseLifecycle, RefuseConflict, RefuseEvent
 from . import history_snapshot
 from .stored_versions import StoredVersions
 
@@ -300,7 +307,7 @@ class DatabaseHistory:
         in the stream do not hinder a commit. `also` runs in the same transaction.
         """
         for _ in range(APPEND_ATTEMPTS_MAX):
-            _check_follows(history, version)
+            _admit(history, version)
             stream = database_stream(history.database_id)
             try:
                 await self._log.append([(stream, history.seq, [version])], also)
@@ -331,6 +338,7 @@ class DatabaseHistory:
         """Append an `event` that holds whatever was committed meanwhile; `NotFound` if the
         database is gone."""
         for _ in range(APPEND_ATTEMPTS_MAX):
+            _admit(history, event)
             try:
                 await self._log.append([(event.stream, history.seq, [event])], also)
             except ConcurrentAppend:
@@ -366,17 +374,35 @@ def _restless(history: History) -> ConcurrentAppend:
     return ConcurrentAppend(f"the log of database {history.database_id} does not stand still")
 
 
-def _check_follows(history: History, version: VersionCommitted) -> None:
+def _admit(history: History, event: DomainEvent) -> None:
+    """Ask the lifecycle whether `event` may follow; `Conflict` if its version is not on the head.
+
+    Whatever else it refuses would be a mistake of this program: `StorageError`.
+    """
+    machine = DatabaseLifecycle.of(
+        created=bool(history.org_id),
+        deleted=history.deleted,
+        head=history.head_version,
+        expired=history.expired,
+    )
+    try:
+        (effect,) = machine.handle(event)
+    except ProtocolViolation as error:
+        raise StorageError(f"database {history.database_id}: {error.message}") from error
+    match effect:
+        case RefuseConflict(parent=parent):
+            raise _conflict(history, parent)
+        case RefuseEvent(reason=reason):
+            raise StorageError(f"database {history.database_id}: {reason}")
+
+
+def _conflict(history: History, parent: int) -> Conflict:
     head = history.head
-    if version.parent != history.head_version:
-        raise Conflict(
-            f"the push is based on version {version.parent}, "
-            f"but the head is version {history.head_version}"
-            + (f" by {head.author_email}" if head else ""),
-            base=version.parent,
-            head=history.head_version,
-            author=head.author_email if head else "",
-            committed_at=head.committed_at if head else 0.0,
-        )
-    if version.version != version.parent + 1:
-        raise ValueError(f"version {version.version} does not follow {version.parent}")
+    return Conflict(
+        f"the push is based on version {parent}, but the head is version {history.head_version}"
+        + (f" by {head.author_email}" if head else ""),
+        base=parent,
+        head=history.head_version,
+        author=head.author_email if head else "",
+        committed_at=head.committed_at if head else 0.0,
+    )

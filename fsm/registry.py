@@ -7,6 +7,7 @@ from typing import Any
 from ..events.errors import InvalidArgument
 from .client_pull import ClientPull
 from .client_push import ClientPush
+from .database_lifecycle import DatabaseLifecycle
 from .machine import Machine, StrictMachine
 from .oauth_login import OAuthLogin
 from .server_pull import ServerPull
@@ -23,7 +24,7 @@ MACHINES: Mapping[str, type[Machine]] = MappingProxyType(
 """The machines of a sync session: these can be recorded and replayed."""
 
 DRAWN: Mapping[str, type[StrictMachine[Any]]] = MappingProxyType(
-    {**MACHINES, "oauth_login": OAuthLogin}
+    {**MACHINES, "oauth_login": OAuthLogin, "database_lifecycle": DatabaseLifecycle}
 )
 """Every machine, as `fsm export` knows it."""
 

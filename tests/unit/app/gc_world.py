@@ -292,5 +292,5 @@ class World:
 
     async def collect(self) -> GcReport:
         report = await self.collector().run()
-        assert report.failed == ()
+        assert report.failed == (), report.failed
         return report

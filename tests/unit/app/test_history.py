@@ -215,7 +215,7 @@ def test_a_stream_that_moved_without_a_version_is_tried_again() -> None:
 def test_a_version_must_follow_its_parent() -> None:
     async def check(world: World) -> None:
         history = await world.histories.open("one", "o")
-        with pytest.raises(ValueError, match="does not follow"):
+        with pytest.raises(StorageError, match="version 2 follows version 0"):
             await world.histories.commit(history, version(2, 0))
         with pytest.raises(ValueError, match="belongs to"):
             await world.histories.commit(history, version(1, database="two"))
