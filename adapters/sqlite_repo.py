@@ -4,21 +4,34 @@ One connection writes, a few read. The file is in WAL mode, so a reader never wa
 and a slow write holds up only other writes. `synchronous=FULL` makes a transaction durable when
 `batch` returns: a version that a client was told about survives a power cut.
 
-A transaction runs in a task of its own: a caller that is cancelled in the middle leaves no half
-open transaction behind, it only never learns how it ended.
+Every connection has a thread. A query or a transaction is one visit there, not one a statement:
+each visit waits for the interpreter's lock and for a turn of the event loop, and with many sessions
+that is what a small push would mostly wait for, with the write lock in its hand. Transactions that
+come while one is being written are written together, with one sync for all (group commit); if one
+of them is refused, each is written alone, so none sees what became of another.
+
+A transaction runs to its end whatever becomes of its caller: one that is cancelled in the middle
+only never learns how it ended.
 """
 
 import asyncio
+import contextlib
 import sqlite3
-from collections.abc import AsyncIterable, AsyncIterator, Coroutine, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 import aiosqlite
 
 from ..events.errors import StorageError
-from ..events.limits import REPO_BUSY_SECONDS_MAX, REPO_READERS_MAX
+from ..events.limits import (
+    REPO_BUSY_SECONDS_MAX,
+    REPO_READERS_MAX,
+    STATEMENTS_IN_FLIGHT_MAX,
+)
 from .ports import Row, Statement
 from .sqlite_dialect import repo_errors
 
@@ -32,37 +45,67 @@ _PRAGMAS = (
 )
 
 
-async def _connect(path: Path) -> aiosqlite.Connection:
-    connection = await aiosqlite.connect(
-        path, isolation_level=None, timeout=REPO_BUSY_SECONDS_MAX, cached_statements=256
+class _Connection(aiosqlite.Connection):
+    """A connection and its thread."""
+
+    async def run(self, work: Callable[[sqlite3.Connection], _T]) -> _T:
+        """`work` on the connection, in its thread."""
+        execute: Callable[..., Awaitable[_T]] = self._execute
+        return await execute(work, self._conn)
+
+
+async def _connect(path: Path) -> _Connection:
+    connector = partial(
+        sqlite3.connect,
+        path,
+        isolation_level=None,
+        timeout=REPO_BUSY_SECONDS_MAX,
+        cached_statements=256,
     )
+    connection = _Connection(connector, iter_chunk_size=1)
+    await connection
     try:
         connection.row_factory = sqlite3.Row
-        for pragma in _PRAGMAS:
-            await connection.execute_fetchall(pragma)
+        await connection.run(lambda c: [c.execute(pragma).fetchall() for pragma in _PRAGMAS])
     except BaseException:
         await connection.close()
         raise
     return connection
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _Transaction:
+    """One that waits to be written. `done` gets the rows that its last statement changed."""
+
+    statements: Sequence[Statement]
+    done: "asyncio.Future[int]"
+
+    def end(self, outcome: int | Exception) -> None:
+        if isinstance(outcome, Exception):
+            self.done.set_exception(outcome)
+            self.done.exception()  # its caller may be gone: nobody else has to hear of it
+        else:
+            self.done.set_result(outcome)
+
+
 class SqliteRepo:
     """A `Repo` on the file at `path`. Make one with `SqliteRepo.open`."""
 
-    def __init__(self, writer: aiosqlite.Connection, readers: list[aiosqlite.Connection]) -> None:
+    def __init__(self, writer: _Connection, readers: list[_Connection]) -> None:
         self._writer = writer
         self._readers = readers
-        self._idle: asyncio.Queue[aiosqlite.Connection] = asyncio.Queue()
+        self._idle: asyncio.Queue[_Connection] = asyncio.Queue()
         for reader in readers:
             self._idle.put_nowait(reader)
         self._writing = asyncio.Lock()
-        self._tasks: set[asyncio.Task[Any]] = set()
+        self._waiting: list[_Transaction] = []
+        self._tasks: set[asyncio.Task[None]] = set()
         self._closed = False
 
     @classmethod
     async def open(cls, path: Path, readers: int = REPO_READERS_MAX) -> "SqliteRepo":
         """Open or create the database at `path`; its directory must exist."""
-        opened: list[aiosqlite.Connection] = []
+        opened: list[_Connection] = []
         with repo_errors():
             try:
                 for _ in range(readers + 1):
@@ -74,7 +117,7 @@ class SqliteRepo:
         return cls(opened[0], opened[1:])
 
     async def execute(self, sql: str, *parameters: Any) -> int:
-        return await self._shielded(self._execute(sql, parameters))
+        return await self._write([Statement(sql, parameters)])
 
     async def first(self, sql: str, *parameters: Any) -> Row | None:
         rows = await self.all(sql, *parameters)
@@ -83,10 +126,15 @@ class SqliteRepo:
     async def all(self, sql: str, *parameters: Any) -> list[Row]:
         async with self._reader() as reader:
             with repo_errors():
-                return [dict(row) for row in await reader.execute_fetchall(sql, parameters)]
+                rows = await reader.run(lambda c: c.execute(sql, parameters).fetchall())
+        return [dict(row) for row in rows]
 
     async def batch(self, statements: Sequence[Statement] | AsyncIterable[Statement]) -> None:
-        await self._shielded(self._batch(statements))
+        if isinstance(statements, AsyncIterable):
+            self._refuse_closed()
+            await asyncio.shield(self._spawn(self._write_streamed(statements)))
+        else:
+            await self._write(statements)
 
     async def close(self) -> None:
         if self._closed:
@@ -98,52 +146,118 @@ class SqliteRepo:
             await connection.close()
 
     @asynccontextmanager
-    async def _reader(self) -> AsyncIterator[aiosqlite.Connection]:
-        if self._closed:
-            raise StorageError("the repository is closed")
+    async def _reader(self) -> AsyncIterator[_Connection]:
+        self._refuse_closed()
         reader = await self._idle.get()
         try:
             yield reader
         finally:
             self._idle.put_nowait(reader)
 
-    async def _execute(self, sql: str, parameters: tuple[Any, ...]) -> int:
-        async with self._writing:
-            with repo_errors():
-                cursor = await self._writer.execute(sql, parameters)
-                changed = cursor.rowcount
-                await cursor.close()
-                return changed
-
-    async def _batch(self, statements: Sequence[Statement] | AsyncIterable[Statement]) -> None:
-        async with self._writing:
-            with repo_errors():
-                await self._writer.execute_fetchall("BEGIN IMMEDIATE")
-                try:
-                    if isinstance(statements, AsyncIterable):
-                        async for statement in statements:
-                            await self._writer.execute_fetchall(*statement)
-                    else:
-                        for statement in statements:
-                            await self._writer.execute_fetchall(*statement)
-                    await self._writer.execute_fetchall("COMMIT")
-                except BaseException:
-                    await self._rollback()
-                    raise
-
-    async def _rollback(self) -> None:
-        """SQLite may have rolled back by itself (a full disk, an I/O error)."""
-        try:
-            await self._writer.execute_fetchall("ROLLBACK")
-        except sqlite3.OperationalError:
-            if self._writer.in_transaction:
-                raise
-
-    async def _shielded(self, work: Coroutine[Any, Any, _T]) -> _T:
+    def _refuse_closed(self) -> None:
         if self._closed:
-            work.close()
             raise StorageError("the repository is closed")
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> "asyncio.Task[None]":
         task = asyncio.ensure_future(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-        return await asyncio.shield(task)
+        return task
+
+    async def _write(self, statements: Sequence[Statement]) -> int:
+        """All statements in one transaction; the rows that the last one changed."""
+        self._refuse_closed()
+        mine = _Transaction(statements, asyncio.get_running_loop().create_future())
+        self._waiting.append(mine)
+        if len(self._waiting) == 1:
+            self._spawn(self._write_waiting())
+        with repo_errors():
+            return await asyncio.shield(mine.done)
+
+    async def _write_waiting(self) -> None:
+        """Write what waits: it gathers while the writer is at work."""
+        async with self._writing:
+            group, self._waiting = self._waiting, []
+            work = partial(_write_group, group=[waiting.statements for waiting in group])
+            try:
+                outcomes = await self._writer.run(work)
+            except Exception as error:  # noqa: BLE001 - each caller raises it
+                outcomes = [error] * len(group)
+        for waiting, outcome in zip(group, outcomes, strict=True):
+            waiting.end(outcome)
+
+    async def _write_streamed(self, statements: AsyncIterable[Statement]) -> None:
+        async with self._writing:
+            with repo_errors():
+                await self._writer.run(_begin)
+                try:
+                    piece: list[Statement] = []
+                    async for statement in statements:
+                        piece.append(statement)
+                        if len(piece) == STATEMENTS_IN_FLIGHT_MAX:
+                            await self._writer.run(partial(_execute, statements=piece))
+                            piece.clear()
+                    await self._writer.run(partial(_execute, statements=piece))
+                    await self._writer.run(_commit)
+                except BaseException:
+                    await self._writer.run(_roll_back)
+                    raise
+
+
+def _write_group(
+    connection: sqlite3.Connection, group: Sequence[Sequence[Statement]]
+) -> list[int | Exception]:
+    """Every transaction of `group`, in one if nothing hinders it; how each of them ended.
+
+    Raises if none could even begin: another process holds the lock for too long.
+    """
+    if len(group) > 1:
+        _begin(connection)
+        with contextlib.suppress(Exception):  # whose failure it was shows when each is alone
+            return [*_finish(connection, group)]
+    return [_write_alone(connection, statements) for statements in group]
+
+
+def _write_alone(
+    connection: sqlite3.Connection, statements: Sequence[Statement]
+) -> int | Exception:
+    try:
+        _begin(connection)
+        return _finish(connection, [statements])[0]
+    except Exception as error:  # noqa: BLE001 - its caller raises it
+        return error
+
+
+def _finish(connection: sqlite3.Connection, group: Sequence[Sequence[Statement]]) -> list[int]:
+    """All of `group` and the commit, or nothing; the rows that the last statement of each
+    changed."""
+    try:
+        changed = [_execute(connection, statements) for statements in group]
+        _commit(connection)
+    except BaseException:
+        _roll_back(connection)
+        raise
+    return changed
+
+
+def _begin(connection: sqlite3.Connection) -> None:
+    connection.execute("BEGIN IMMEDIATE")
+
+
+def _execute(connection: sqlite3.Connection, statements: Sequence[Statement]) -> int:
+    changed = 0
+    for sql, parameters in statements:
+        cursor = connection.execute(sql, parameters)
+        changed = cursor.rowcount
+        cursor.close()
+    return changed
+
+
+def _commit(connection: sqlite3.Connection) -> None:
+    connection.execute("COMMIT")
+
+
+def _roll_back(connection: sqlite3.Connection) -> None:
+    """SQLite may have rolled back by itself (a full disk, an I/O error)."""
+    if connection.in_transaction:
+        connection.execute("ROLLBACK")

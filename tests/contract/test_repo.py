@@ -152,6 +152,36 @@ def test_batches_of_many_tasks_do_not_mix(with_repo: Callable[[Check], None]) ->
     with_repo(check)
 
 
+def test_of_many_at_once_each_ends_as_if_it_were_alone(
+    with_repo: Callable[[Check], None],
+) -> None:
+    """They may be written together; what is refused of one is no matter of another."""
+
+    async def check(repo: Repo) -> None:
+        await repo.execute(INSERT, 0, "taken")
+
+        def batch(number: int) -> list[Statement]:
+            last = number if number % 3 else 0  # every third one fails at its second statement
+            return [
+                Statement(INSERT, (100 + number, "first")),
+                Statement(INSERT, (200 + last if last else 0, "second")),
+            ]
+
+        outcomes = await asyncio.gather(
+            *(repo.batch(batch(number)) for number in range(30)),
+            *(repo.execute("UPDATE things SET name = ? WHERE id = 0", str(n)) for n in range(5)),
+            return_exceptions=True,
+        )
+        refused = {n for n, outcome in enumerate(outcomes) if isinstance(outcome, AlreadyExists)}
+        assert refused == set(range(0, 30, 3))
+        assert outcomes[30:] == [1] * 5
+        rows = {row["id"] for row in await repo.all("SELECT id FROM things")}
+        stand = set(range(30)) - refused
+        assert rows == {0} | {100 + n for n in stand} | {200 + n for n in stand}
+
+    with_repo(check)
+
+
 def test_a_closed_repo_refuses(with_repo: Callable[[Check], None]) -> None:
     async def check(repo: Repo) -> None:
         await repo.close()

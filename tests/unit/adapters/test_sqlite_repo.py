@@ -1,0 +1,73 @@
+"""Group commit of the SQLite repository; what a `Repo` promises is in tests/contract."""
+
+import asyncio
+import sqlite3
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from edgereplica.adapters import sqlite_repo
+from edgereplica.adapters.sqlite_repo import SqliteRepo
+from edgereplica.events.errors import AlreadyExists, StorageError
+
+INSERT = "INSERT INTO things (id) VALUES (?)"
+
+
+@asynccontextmanager
+async def traced(path: Path) -> AsyncIterator[tuple[SqliteRepo, list[str]]]:
+    """A repo with an empty table, and the first words that its writer says to SQLite from now."""
+    repo = await SqliteRepo.open(path)
+    try:
+        await repo.execute("CREATE TABLE things (id INTEGER PRIMARY KEY)")
+        said: list[str] = []
+        await repo._writer.set_trace_callback(lambda sql: said.append(sql.split()[0]))
+        yield repo, said
+    finally:
+        await repo.close()
+
+
+async def at_once(repo: SqliteRepo, *ids: int) -> list[Any]:
+    """A transaction for each id: all of them wait before the first is written."""
+    return await asyncio.gather(*(repo.execute(INSERT, one) for one in ids), return_exceptions=True)
+
+
+def test_what_waits_is_committed_together(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with traced(tmp_path / "repo.db") as (repo, said):
+            assert await at_once(repo, *range(10)) == [1] * 10
+            assert said == ["BEGIN", *["INSERT"] * 10, "COMMIT"]
+
+    asyncio.run(main())
+
+
+def test_one_that_is_refused_takes_no_other_with_it(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with traced(tmp_path / "repo.db") as (repo, said):
+            first, second, third, last = await at_once(repo, 1, 2, 1, 3)
+            assert (first, second, last) == (1, 1, 1)
+            assert isinstance(third, AlreadyExists)
+            assert said.count("COMMIT") == 3
+            assert len(await repo.all("SELECT id FROM things")) == 3
+
+    asyncio.run(main())
+
+
+def test_a_lock_that_is_not_given_is_waited_for_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sqlite_repo, "REPO_BUSY_SECONDS_MAX", 0.01)
+    path = tmp_path / "repo.db"
+
+    async def main() -> None:
+        async with traced(path) as (repo, said):
+            with closing(sqlite3.connect(path, isolation_level=None)) as other:
+                other.execute("BEGIN IMMEDIATE")
+                outcomes = await at_once(repo, *range(5))
+            assert {type(outcome) for outcome in outcomes} == {StorageError}
+            assert said == ["BEGIN"]
+            assert await at_once(repo, 1, 2) == [1, 1]
+
+    asyncio.run(main())
