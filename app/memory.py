@@ -1,15 +1,20 @@
-"""The memory that the C library keeps: bounded at start, given back after large sessions.
+"""The process's memory: what the C library keeps of it, and what Python searches for garbage.
 
 Page storage passes megabytes through many short-lived threads. glibc gives each thread an arena and
-keeps what is freed there, so that a server's memory would follow the sum of its peaks.
+keeps what is freed there, so that a server's memory would follow the sum of its peaks: arenas are
+bounded at start, and what is free is given back after large sessions.
+
+A session's machine is full of cycles, so Python looks for garbage often; and what it goes through
+is, for the most part, the program itself. `settle` spares it that.
 """
 
 import ctypes
 import functools
+import gc
 import platform
 import sys
 
-from ..events.limits import MALLOC_ARENAS_MAX
+from ..events.limits import GARBAGE_OBJECTS_MAX, MALLOC_ARENAS_MAX
 
 _M_ARENA_MAX = -8  # malloc.h
 
@@ -33,3 +38,11 @@ def give_back() -> None:
     libc = _glibc()
     if libc is not None:
         libc.malloc_trim(0)
+
+
+def settle() -> None:
+    """Leave what the process is made of now out of every later search for garbage, and search once
+    in `GARBAGE_OBJECTS_MAX` new objects. To be called when a server stands."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(GARBAGE_OBJECTS_MAX, *gc.get_threshold()[1:])

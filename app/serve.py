@@ -110,6 +110,7 @@ def serve_on(
             serving = asyncio.create_task(running.serve(sockets))
             await _started(running, serving)
             async with metrics_served(server):
+                memory.settle()
                 ready(sockets)
                 await serving
 

@@ -74,6 +74,8 @@ PAGES_PER_DATABASE_MAX: Final = 64 * 1024 * 1024
 # Storage
 SEGMENT_BYTES_MAX: Final = 8 * 1024 * 1024
 MALLOC_ARENAS_MAX: Final = 2
+GARBAGE_OBJECTS_MAX: Final = 10_000
+"""New objects of a server after which Python looks for garbage cycles."""
 LARGE_SESSION_BYTES: Final = 16 * 1024 * 1024
 """A session that moved more gives freed memory back to the system when it ends."""
 SEGMENT_UPLOADS_IN_FLIGHT_MAX: Final = 2
