@@ -9,7 +9,7 @@ _SETTLE = """
 import gc
 from edgereplica.app import memory
 memory.settle()
-print(gc.get_freeze_count() > 10_000, len(gc.get_objects()), gc.get_threshold()[0])
+print(gc.get_freeze_count() > 1000, len(gc.get_objects()), gc.get_threshold()[0])
 """
 
 
