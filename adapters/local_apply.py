@@ -20,13 +20,13 @@ the same cookie, connections that were open all the while should be opened again
 
 import os
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
 from ..events.errors import EdgeReplicaError, FileReplaced, InvalidArgument
 from ..events.pages import lock_byte_page
 from ..events.pages import page_size as checked_page_size
+from ..events.value import Value, replace
 from .local_connection import Connection, begin_read, connect, sqlite_errors
 from .local_files import (
     connection_closed,
@@ -58,8 +58,7 @@ _SETTINGS: Final = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class AppliedState:
+class AppliedState(Value, frozen=True):
     """`state` is exactly that of the applied version; where another commit came so soon that this
     cannot be told, its `wal_frames` is `UNKNOWN`, and the next sync reads the file."""
 

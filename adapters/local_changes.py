@@ -7,7 +7,6 @@ that only switched the journal mode changed nothing, and the version's own hash 
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -22,6 +21,7 @@ from ..events.pages import (
     split_runs,
     without_page,
 )
+from ..events.value import Value
 from .hashing import FINGERPRINT_BYTES, fingerprints, hash_pages
 from .local_snapshot import LocalSnapshot
 from .local_state import FileState, unchanged
@@ -31,8 +31,7 @@ _PIECE_BYTES: Final = 256 * 1024
 """Read and fingerprinted at once: small enough to stay in the processor's cache."""
 
 
-@dataclass(frozen=True, slots=True)
-class LocalChanges:
+class LocalChanges(Value, frozen=True):
     """`runs` differ from the synced version, or were not in it; never the lock-byte page.
 
     `hashes` and `fingerprints` are those of the snapshot's content, page 1's hash the version's

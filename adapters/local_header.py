@@ -3,13 +3,13 @@
 Only what decides how a file is read and recognised again; the rest of the header is content.
 """
 
-from dataclasses import dataclass
 from pathlib import Path
 from struct import Struct
 from typing import Final
 
 from ..events.errors import NotADatabase
 from ..events.limits import PAGE_SIZE_BYTES_MAX, PAGE_SIZE_BYTES_MIN
+from ..events.value import Value
 from .local_errors import describe_not_a_database
 
 MAGIC: Final = b"SQLite format 3\x00"
@@ -25,8 +25,7 @@ _PAYLOAD_FRACTIONS: Final = bytes((64, 32, 32))
 _WAL: Final = 2
 
 
-@dataclass(frozen=True, slots=True)
-class Header:
+class Header(Value, frozen=True):
     page_size: int
     journal_mode: bytes
     """Bytes 18-19: write and read version, 1 for a rollback journal, 2 for WAL."""

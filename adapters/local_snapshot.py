@@ -16,12 +16,12 @@ Which pages differ in content is found by `local_changes`; this module only narr
 
 import os
 from collections.abc import Iterable
-from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 
 from ..events.errors import FileReplaced, InvalidArgument, NotADatabase
 from ..events.pages import Run, Runs, count_pages, lock_byte_page
+from ..events.value import replace
 from .local_connection import (
     Connection,
     Mode,

@@ -12,10 +12,10 @@ import sys
 import time
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Final
 
+from ..events.value import Value
 from .local_errors import local_errors
 from .local_files import database_descriptor, read_at, resolved, sibling
 from .local_header import PAGE_SIZE_DEFAULT_BYTES, SNIFF_BYTES, Header, parse_header
@@ -28,8 +28,7 @@ _WHOLE_SECOND_NS: Final = 1_000_000_000
 _TICK_NS_MAX: Final = 20_000_000
 
 
-@dataclass(frozen=True, slots=True)
-class FileState:
+class FileState(Value, frozen=True):
     """One committed state of a database file and its log.
 
     `wal_salts` and `wal_checksum` are None and `wal_frames` 0 where no frame belongs to the state;
@@ -56,16 +55,16 @@ class FileState:
     wal_backfilled: int
 
     def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        return {name: getattr(self, name) for name in self.__struct_fields__}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> "FileState":
         """Raises KeyError or TypeError for what `to_dict` did not write."""
-        state = cls(**{field.name: data[field.name] for field in fields(cls)})
-        for field in fields(cls):
-            kinds = bytes | None if field.name in ("wal_salts", "wal_checksum") else int
-            if not isinstance(getattr(state, field.name), kinds):
-                raise TypeError(f"{field.name} of a file's state has the wrong type")
+        state = cls(**{name: data[name] for name in cls.__struct_fields__})
+        for name in cls.__struct_fields__:
+            kinds = bytes | None if name in ("wal_salts", "wal_checksum") else int
+            if not isinstance(getattr(state, name), kinds):
+                raise TypeError(f"{name} of a file's state has the wrong type")
         return state
 
     @property

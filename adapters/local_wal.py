@@ -9,12 +9,12 @@ How this is used safely beside a writer, and under which lock, is `local_snapsho
 """
 
 from array import array
-from dataclasses import dataclass
 from pathlib import Path
 from struct import Struct
 from typing import Final
 
 from ..events.limits import PAGE_SIZE_BYTES_MAX
+from ..events.value import Value
 from .local_errors import local_errors
 from .local_files import read_at
 
@@ -37,8 +37,7 @@ _FIRST_BLOCK_FRAMES: Final = _BLOCK_FRAMES - _INDEX_START_BYTES // 4
 _U32_MASK: Final = 0xFFFF_FFFF
 
 
-@dataclass(frozen=True, slots=True)
-class WalIndexHeader:
+class WalIndexHeader(Value, frozen=True):
     """One consistent reading of the index. Two readings with equal `raw` are one state."""
 
     raw: bytes
@@ -119,8 +118,7 @@ def read_salts(path: Path) -> bytes | None:
     return start[_SALTS_AT : _SALTS_AT + SALT_BYTES]
 
 
-@dataclass(frozen=True, slots=True)
-class FrameMark:
+class FrameMark(Value, frozen=True):
     """The part of a frame's header that tells it from any other frame ever written there."""
 
     salts: bytes

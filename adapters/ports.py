@@ -5,10 +5,12 @@ Every adapter of a port, the in-memory one included, passes the same contract te
 """
 
 from collections.abc import AsyncIterable, Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Protocol
 
-from ..events.oauth import ProviderIdentity
+from ..events.value import Value
+
+if TYPE_CHECKING:
+    from ..events.oauth import ProviderIdentity
 
 Buffer = bytes | bytearray | memoryview
 Row = Mapping[str, Any]
@@ -70,8 +72,7 @@ class Repo(Protocol):
     async def close(self) -> None: ...
 
 
-@dataclass(frozen=True, slots=True)
-class ObjectInfo:
+class ObjectInfo(Value, frozen=True):
     key: str
     size_bytes: int
     modified_at: float
@@ -146,14 +147,14 @@ class Notifier(Protocol):
     async def close(self) -> None: ...
 
 
-@dataclass(frozen=True, slots=True, repr=False)
-class CodeProof:
+class CodeProof(Value, frozen=True):
     """A provider's code, and what shows that it was asked for here: all of it secret."""
 
     code: str
     redirect_uri: str
     code_verifier: str
     nonce: str
+    secret: ClassVar[frozenset[str]] = frozenset(("code", "redirect_uri", "code_verifier", "nonce"))
 
 
 class IdentityProvider(Protocol):
@@ -168,7 +169,7 @@ class IdentityProvider(Protocol):
         """Where the provider asks its user for consent."""
         ...
 
-    async def identity(self, proof: CodeProof, now: float) -> ProviderIdentity:
+    async def identity(self, proof: CodeProof, now: float) -> "ProviderIdentity":
         """Whom the code stands for.
 
         `events.errors.Unauthenticated` if the provider refuses the code or its word does not hold,

@@ -18,17 +18,18 @@ never read or written through a symbolic link.
 import os
 import struct
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 from stat import S_ISREG
 from typing import Any, Final, TypeVar
 
 import msgpack
+import msgspec
 from xxhash import xxh3_64, xxh3_64_intdigest
 
 from ..events.errors import InvalidArgument
 from ..events.limits import DIGEST_BYTES
 from ..events.pages import page_size as checked_page_size
+from ..events.value import Value
 from .hashing import FINGERPRINT_BYTES
 from .local_errors import local_errors
 from .local_files import open_private, resolved, sibling, sidecar_path
@@ -57,8 +58,7 @@ def _typed(value: Any, kind: type[_T]) -> _T:
     return value
 
 
-@dataclass(frozen=True, slots=True)
-class SidecarHeader:
+class SidecarHeader(Value, frozen=True):
     """What the arrays are about.
 
     `database` is the id the server gave; `version` is None where the peer knows none (wire v1).
@@ -105,8 +105,7 @@ class SidecarHeader:
         }
 
 
-@dataclass(slots=True)
-class Sidecar:
+class Sidecar(msgspec.Struct):
     """`hashes` [page_count * 32] and `fingerprints` [page_count * 8] belong to the holder."""
 
     header: SidecarHeader

@@ -27,17 +27,16 @@ import errno
 import fcntl
 import os
 import stat
-import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
-import tomli_w
+import msgspec
 
 from ..events.errors import ConfigError
 from ..events.limits import CONFIG_BYTES_MAX, PENDING_LOGINS_KEPT_MAX
+from ..events.value import Value
 from .server_url import DEFAULT_SERVER, normalize_server
 
 FILE_MODE = 0o600
@@ -46,35 +45,34 @@ _OTHERS = 0o077
 _REFUSED_SYMLINK = (errno.ELOOP, errno.ENOTDIR, errno.EMLINK)
 
 
-@dataclass(frozen=True, slots=True)
-class CachedSession:
+class CachedSession(Value, frozen=True):
     """A login that the client remembers for one server. `token` is a secret."""
 
-    token: str = field(repr=False)
+    token: str
     email: str
+    secret: ClassVar[frozenset[str]] = frozenset(("token",))
 
 
-@dataclass(frozen=True, slots=True)
-class PendingLogin:
+class PendingLogin(Value, frozen=True):
     """A login with a provider that this client began. `state` is its secret.
 
     `purpose` is "login" or "link"; `begun_at` in Unix seconds.
     """
 
     server: str
-    state: str = field(repr=False)
+    state: str
     purpose: str
     begun_at: int
+    secret: ClassVar[frozenset[str]] = frozenset(("state",))
 
 
-@dataclass(frozen=True, slots=True)
-class ClientConfig:
+class ClientConfig(Value, frozen=True):
     """What the file said. `warnings` are sentences for the user, in the order they arose."""
 
     server: str | None = None
-    sessions: Mapping[str, CachedSession] = field(default_factory=dict)
+    sessions: Mapping[str, CachedSession] = msgspec.field(default_factory=dict)
     warnings: tuple[str, ...] = ()
-    logins: Mapping[str, PendingLogin] = field(default_factory=dict)
+    logins: Mapping[str, PendingLogin] = msgspec.field(default_factory=dict)
     """By public state."""
 
     def session(self, server: str) -> CachedSession | None:
@@ -255,6 +253,8 @@ class ConfigFile:
             content = file.read(CONFIG_BYTES_MAX + 1)
         if len(content) > CONFIG_BYTES_MAX:
             raise self._unreadable(f"it is larger than {CONFIG_BYTES_MAX} bytes")
+        import tomllib  # noqa: PLC0415 - only where there is a file
+
         try:
             return tomllib.loads(content.decode()), warnings
         except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
@@ -285,6 +285,8 @@ class ConfigFile:
             return warnings
 
     def _replace(self, directory: int, document: dict[str, Any]) -> None:
+        import tomli_w  # noqa: PLC0415 - only a login writes the file
+
         content = tomli_w.dumps(document).encode()
         temporary = f".{self.path.name}.{os.urandom(8).hex()}"
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC

@@ -9,8 +9,9 @@ import secrets
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
+
+import msgspec
 
 from ..adapters.hashing import FINGERPRINT_BYTES, fingerprints, hash_pages
 from ..adapters.local_changes import LocalChanges, find_changes
@@ -42,8 +43,7 @@ class Fingerprints:
         self.joined.extend(bytes(length - len(self.joined)))
 
 
-@dataclass(slots=True)
-class LocalPlan:
+class LocalPlan(msgspec.Struct, eq=False):
     """The file at `path` as a sync finds it.
 
     `base` is what the sidecar says was last synced (None: never, or not with this file's

@@ -1,20 +1,18 @@
 """What a push, a pull and a status tell their caller: values, ready for `--json`."""
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+from ..events.value import Value
 
-class _Result:
-    __slots__ = ()
 
+class _Result(Value, frozen=True):
     def to_dict(self) -> dict[str, Any]:
         """The result as JSON-able values, digests in hex."""
-        return asdict(self)  # type: ignore[call-overload, no-any-return]
+        return {name: getattr(self, name) for name in self.__struct_fields__}
 
 
-@dataclass(frozen=True, slots=True)
-class PushResult(_Result):
+class PushResult(_Result, frozen=True):
     """`pages_changed` differ from the head, `pages_sent` travelled, `pages_resumed` the server
     held already from an interrupted push or elsewhere; bytes are those on the wire."""
 
@@ -33,8 +31,7 @@ class PushResult(_Result):
     would_conflict: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class PullResult(_Result):
+class PullResult(_Result, frozen=True):
     outcome: Literal["pulled", "unchanged", "dry_run"]
     version: int | None
     root: str
@@ -49,8 +46,7 @@ class PullResult(_Result):
     """A dry run's word for what an unforced pull would be refused for (an error's code)."""
 
 
-@dataclass(frozen=True, slots=True)
-class ReplicaStatus(_Result):
+class ReplicaStatus(_Result, frozen=True):
     """What push and pull would do, from the file, its sidecar and the server."""
 
     path: str
@@ -69,8 +65,7 @@ class ReplicaStatus(_Result):
     seconds: float
 
 
-@dataclass(frozen=True, slots=True)
-class Progress:
+class Progress(Value, frozen=True):
     """A step of a running sync. `phase` is one of reading, sending, committing, receiving,
     applying, retrying; from committing (push) and applying (pull) on, the new version may stand
     already."""

@@ -2,28 +2,27 @@
 
 import os
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..events.errors import InvalidArgument, Unauthenticated
+from ..events.errors import InvalidArgument, NotFound, Unauthenticated
 from ..events.limits import TOKEN_FILE_BYTES_MAX
 from .console import note
 
 if TYPE_CHECKING:
     from ..app.account_client import AccountClient
-    from ..app.admin_client import AdminClient, Session
+    from ..app.admin_client import AdminClient, Session, SyncToken
     from ..app.config import ClientConfig, ConfigFile
     from ..app.retention_client import RetentionClient
 
 
-@dataclass(frozen=True, slots=True)
 class Client:
     """One command's view: `server` is normalized."""
 
-    server: str
-    file: "ConfigFile"
-    config: "ClientConfig"
+    def __init__(self, server: str, file: "ConfigFile", config: "ClientConfig") -> None:
+        self.server = server
+        self.file = file
+        self.config = config
 
     def anonymous(self) -> "AdminClient":
         """An admin client without a session: for signup and login."""
@@ -74,14 +73,29 @@ class Client:
 
 def open_client(ctx: Any, server: str | None) -> Client:
     """`server` is the command's own --server; the root's stands for it when it is missing."""
+    return client_of(server or ctx.find_root().params.get("server"))
+
+
+def client_of(named: str | None) -> Client:
+    """The client of the server `named`, else of the one that environment and file name."""
     from ..app.config import ConfigFile, resolve_server
 
     file = ConfigFile.locate(os.environ)
     config = file.load()
     for warning in config.warnings:
         note(f"warning: {warning}")
-    named = server or ctx.find_root().params.get("server")
     return Client(resolve_server(named, os.environ, config), file, config)
+
+
+def mint(
+    admin: "AdminClient", name_or_id: str, direction: str, ttl_seconds: int = 0
+) -> "SyncToken":
+    """A token for the database of that id or name; one call when it is the id."""
+    try:
+        return admin.issue_sync_token(name_or_id, direction, ttl_seconds)
+    except NotFound:
+        found = admin.find_database(name_or_id)
+    return admin.issue_sync_token(found.id, direction, ttl_seconds)
 
 
 def read_password(

@@ -2,17 +2,13 @@
 
 import sys
 from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from ..events.errors import NotFound
-from .client import open_client
+from .client import mint, open_client
 from .console import emit, emit_json, is_terminal, local_time, note, printable, table
 from .root import JsonOption, ServerOption
-
-if TYPE_CHECKING:
-    from ..app.admin_client import AdminClient, SyncToken
 
 db = typer.Typer(help="Databases on the server, and tokens for them.", no_args_is_help=True)
 
@@ -129,14 +125,3 @@ def token(
         return
     emit(minted.token)
     note(f"{direction.value} token, valid until {local_time(minted.exp_unix)}")
-
-
-def mint(
-    admin: "AdminClient", name_or_id: str, direction: str, ttl_seconds: int = 0
-) -> "SyncToken":
-    """A token for the database of that id or name; one call when it is the id."""
-    try:
-        return admin.issue_sync_token(name_or_id, direction, ttl_seconds)
-    except NotFound:
-        found = admin.find_database(name_or_id)
-    return admin.issue_sync_token(found.id, direction, ttl_seconds)

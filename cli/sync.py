@@ -1,16 +1,16 @@
-"""`edgereplica sync`: push, pull and status of one local file."""
+"""`edgereplica sync`: push, pull and status of one local file.
 
-from collections.abc import Iterator
+These start in milliseconds: Typer is not imported here, see `options` and `fast`.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
-
 from ..events.errors import InvalidArgument, Unauthenticated
-from .client import open_client, read_token
+from .client import client_of, mint, read_token
 from .console import (
     Interrupted,
     counted,
@@ -21,14 +21,12 @@ from .console import (
     local_time,
     note,
 )
+from .options import JsonOption, Option, ServerOption
 from .progress import ProgressBar
-from .root import JsonOption, ServerOption
 
 if TYPE_CHECKING:
     from ..app.replica import Replica
     from ..app.results import PullResult, PushResult, ReplicaStatus
-
-sync = typer.Typer(help="Move a local SQLite file to the server and back.", no_args_is_help=True)
 
 
 class Compress(StrEnum):
@@ -38,11 +36,11 @@ class Compress(StrEnum):
 
 
 FileOption = Annotated[
-    Path, typer.Option("--db", metavar="FILE", show_default=False, help="The local SQLite file.")
+    Path, Option("--db", metavar="FILE", show_default=False, help="The local SQLite file.")
 ]
 TokenOption = Annotated[
     str | None,
-    typer.Option(
+    Option(
         "--token",
         metavar="T",
         show_default=False,
@@ -52,41 +50,37 @@ TokenOption = Annotated[
 ]
 TokenFileOption = Annotated[
     str | None,
-    typer.Option(
+    Option(
         "--token-file", metavar="FILE", show_default=False, help="Read the token here; - is stdin."
     ),
 ]
 DatabaseOption = Annotated[
     str | None,
-    typer.Option(
+    Option(
         "--database",
         metavar="NAME-OR-ID",
         show_default=False,
         help="Without a token: mint one for this database with the cached session.",
     ),
 ]
-DryRunOption = Annotated[
-    bool, typer.Option("--dry-run", help="Say what would move; change nothing.")
-]
+DryRunOption = Annotated[bool, Option("--dry-run", help="Say what would move; change nothing.")]
 RetriesOption = Annotated[
-    int, typer.Option("--retries", metavar="N", min=0, help="Attempts after a lost connection.")
+    int, Option("--retries", metavar="N", min=0, help="Attempts after a lost connection.")
 ]
 BusyOption = Annotated[
     float,
-    typer.Option(
-        "--busy-timeout", metavar="SECONDS", min=0, help="How long to wait for a locked file."
-    ),
+    Option("--busy-timeout", metavar="SECONDS", min=0, help="How long to wait for a locked file."),
 ]
 CompressOption = Annotated[
     Compress,
-    typer.Option("--compress", help="auto: when the link is slower than the compressor."),
+    Option("--compress", help="auto: when the link is slower than the compressor."),
 ]
 ChecksumOption = Annotated[
-    bool, typer.Option("--checksum", help="Read the file even if it looks unchanged.")
+    bool, Option("--checksum", help="Read the file even if it looks unchanged.")
 ]
 RecordOption = Annotated[
     Path | None,
-    typer.Option(
+    Option(
         "--record",
         metavar="FILE",
         show_default=False,
@@ -95,19 +89,17 @@ RecordOption = Annotated[
 ]
 
 
-@sync.command("push")
 def push(
-    ctx: typer.Context,
     *,
     db: FileOption,
     token: TokenOption = None,
     token_file: TokenFileOption = None,
     database: DatabaseOption = None,
     message: Annotated[
-        str, typer.Option("--message", metavar="TEXT", help="Kept with the version.")
+        str, Option("--message", metavar="TEXT", help="Kept with the version.")
     ] = "",
     force: Annotated[
-        bool, typer.Option("--force", help="Replace the head even if it is not the base.")
+        bool, Option("--force", help="Replace the head even if it is not the base.")
     ] = False,
     dry_run: DryRunOption = False,
     checksum: ChecksumOption = False,
@@ -138,7 +130,6 @@ def push(
     }
     with ProgressBar(quiet=as_json) as bar, _interruptible(bar, db, "push"):
         credentials = _credentials(
-            ctx,
             server=server,
             token=token,
             token_file=token_file,
@@ -150,9 +141,7 @@ def push(
     _report(result, _pushed(result), as_json=as_json)
 
 
-@sync.command("pull")
 def pull(
-    ctx: typer.Context,
     *,
     db: FileOption,
     token: TokenOption = None,
@@ -160,7 +149,7 @@ def pull(
     database: DatabaseOption = None,
     at: Annotated[
         str | None,
-        typer.Option(
+        Option(
             "--at",
             metavar="VERSION|TIME",
             show_default=False,
@@ -168,10 +157,10 @@ def pull(
         ),
     ] = None,
     force: Annotated[
-        bool, typer.Option("--force", help="Overwrite changes never pushed, or another file.")
+        bool, Option("--force", help="Overwrite changes never pushed, or another file.")
     ] = False,
     no_backup: Annotated[
-        bool, typer.Option("--no-backup", help="With --force: do not keep the old file.")
+        bool, Option("--no-backup", help="With --force: do not keep the old file.")
     ] = False,
     dry_run: DryRunOption = False,
     checksum: ChecksumOption = False,
@@ -204,7 +193,6 @@ def pull(
     moment = _moment(at)
     with ProgressBar(quiet=as_json) as bar, _interruptible(bar, db, "pull"):
         credentials = _credentials(
-            ctx,
             server=server,
             token=token,
             token_file=token_file,
@@ -216,9 +204,7 @@ def pull(
     _report(result, _pulled(result), as_json=as_json)
 
 
-@sync.command("status")
 def status(
-    ctx: typer.Context,
     *,
     db: FileOption,
     token: TokenOption = None,
@@ -244,7 +230,6 @@ def status(
     }
     with ProgressBar(quiet=as_json) as bar, _interruptible(bar, db, "status"):
         credentials = _credentials(
-            ctx,
             server=server,
             token=token,
             token_file=token_file,
@@ -255,8 +240,10 @@ def status(
     _report(found, _standing(found, credentials[0]), as_json=as_json)
 
 
+SYNC_COMMANDS: Mapping[str, Callable[..., None]] = {"push": push, "pull": pull, "status": status}
+
+
 def _credentials(
-    ctx: typer.Context,
     *,
     server: str | None,
     token: str | None,
@@ -273,7 +260,7 @@ def _credentials(
             "there is a sync token and --database too",
             hint="leave --database out, or the token (is EDGEREPLICA_SYNC_TOKEN set?)",
         )
-    client = open_client(ctx, server)
+    client = client_of(server)
     if given is not None:
         return client.server, given
     if database is None:
@@ -282,8 +269,6 @@ def _credentials(
             hint="give --database NAME-OR-ID after `edgereplica login`, or a token by "
             "--token-file or EDGEREPLICA_SYNC_TOKEN",
         )
-    from .databases import mint
-
     return client.server, mint(client.admin(), database, direction).token
 
 
@@ -318,6 +303,8 @@ def _moment(text: str | None) -> int | float | None:
     """`--at` as `Replica.pull` takes it: a version (int) or Unix seconds (float)."""
     if text is None:
         return None
+    from datetime import datetime
+
     try:
         if text.isdecimal():
             return int(text)

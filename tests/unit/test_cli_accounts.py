@@ -11,7 +11,7 @@ import pytest
 from tests.fake_admin_server import Answer, FakeAdmin, fake_admin
 from typer.testing import CliRunner, Result
 
-from edgereplica.cli.main import app
+from edgereplica.cli.tree import app
 
 PASSWORD = "password-canary"
 

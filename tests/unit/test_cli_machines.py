@@ -10,7 +10,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from edgereplica.app.replay import ReplayReport
-from edgereplica.cli.main import app
+from edgereplica.cli.tree import app
 
 SAME = ReplayReport("client_push", 2, 3, same=True)
 

@@ -11,7 +11,8 @@ from typer.main import get_command, get_group
 from typer.testing import CliRunner
 
 from edgereplica.cli import main as program
-from edgereplica.cli.main import app
+from edgereplica.cli.root import Root
+from edgereplica.cli.tree import app
 
 HEAVY = {
     "asyncio",
@@ -114,7 +115,7 @@ def test_a_bug_is_said_plainly_and_shown_on_demand() -> None:
     code = (
         "import sys; from edgereplica.cli import main as m\n"
         "sys.argv = ['edgereplica', '--version']\n"
-        "m.get_command = lambda app: 1 / 0\n"
+        "m.run_tree = lambda thresholds: 1 / 0\n"
         "m.main()"
     )
     for debug in ("", "1"):
@@ -139,7 +140,7 @@ def test_version() -> None:
 def test_the_console_script_is_this_program() -> None:
     assert callable(program.main)
     assert get_command(app).name == "edgereplica"
-    assert isinstance(get_group(app), program.Root)
+    assert isinstance(get_group(app), Root)
 
 
 def test_insecure_may_stand_anywhere_before_a_double_dash(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,7 +3,7 @@
 import json
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
 from typing import Any, ClassVar
@@ -13,8 +13,9 @@ from tests.fake_admin_server import FakeAdmin, fake_admin
 from typer.testing import CliRunner, Result
 
 from edgereplica.app.results import Progress, PullResult, PushResult, ReplicaStatus
-from edgereplica.cli.main import app
+from edgereplica.cli.tree import app
 from edgereplica.events.errors import Conflict, NetworkError, UnpushedChanges
+from edgereplica.events.value import replace
 
 PUSHED = PushResult(
     outcome="pushed",

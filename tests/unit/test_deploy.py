@@ -12,7 +12,7 @@ import typer.main
 import yaml
 
 from edgereplica.app.settings import Settings
-from edgereplica.cli.main import app
+from edgereplica.cli.tree import app
 
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"

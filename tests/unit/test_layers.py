@@ -162,6 +162,7 @@ HEAVY = {
 LIGHT = [
     "edgereplica",
     "edgereplica.cli.main",
+    "edgereplica.cli.tree",
     "edgereplica.app.driver",
     "edgereplica.app.replay",
     "edgereplica.app.machines",
@@ -177,8 +178,13 @@ def test_the_client_starts_without_the_server_s_libraries(name: str) -> None:
 
 
 def test_the_command_line_starts_without_machines_and_network() -> None:
-    loaded = modules_after("edgereplica.cli.main")
+    loaded = modules_after("edgereplica.cli.main", "edgereplica.cli.tree")
     assert {"statemachine", "picows", "msgpack", "zstandard", "blake3", "sqlean"} & loaded == set()
+
+
+def test_a_sync_is_read_without_the_command_tree() -> None:
+    loaded = modules_after("edgereplica.cli.main", "edgereplica.cli.fast")
+    assert {"typer", "edgereplica.cli.tree", "msgspec", "asyncio"} & loaded == set()
 
 
 MUTE = """

@@ -2,7 +2,6 @@
 
 import os
 import random
-from dataclasses import replace
 from pathlib import Path
 
 import msgpack
@@ -13,6 +12,7 @@ from hypothesis import strategies as st
 from edgereplica.adapters.local_state import FileState
 from edgereplica.adapters.sidecar import Sidecar, SidecarHeader
 from edgereplica.events.errors import InvalidArgument, LocalFileError
+from edgereplica.events.value import replace
 
 STATE = FileState(1, 2, 8192, 99, True, 5, 4096, 2, b"saltsalt", b"checksum", 7, 3)
 HEADER = SidecarHeader("https://s.example", "db1", 4, b"r" * 32, 4096, 2, STATE, 2**64 - 1)

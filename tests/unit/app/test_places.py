@@ -58,7 +58,7 @@ def test_a_missing_extra_is_named() -> None:
     )
 
 
-@pytest.mark.parametrize("module", ["edgereplica.cli.main", "edgereplica.app.bootstrap"])
+@pytest.mark.parametrize("module", ["edgereplica.cli.tree", "edgereplica.app.bootstrap"])
 def test_nothing_imports_psycopg_before_it_is_needed(module: str) -> None:
     code = f"import sys, {module}; print('psycopg' in sys.modules)"
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
