@@ -54,9 +54,6 @@ class FileState(Value, frozen=True):
     wal_frames: int
     wal_backfilled: int
 
-    def to_dict(self) -> dict[str, Any]:
-        return {name: getattr(self, name) for name in self.__struct_fields__}
-
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> "FileState":
         """Raises KeyError or TypeError for what `to_dict` did not write."""

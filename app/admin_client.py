@@ -12,9 +12,8 @@ import json
 import socket
 import ssl
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
 from http.client import HTTPConnection, HTTPException, HTTPSConnection
-from typing import Any
+from typing import Any, ClassVar
 from urllib.parse import urlsplit
 
 from ..events.errors import (
@@ -31,6 +30,7 @@ from ..events.errors import (
     Unimplemented,
 )
 from ..events.limits import ADMIN_ANSWER_BYTES_MAX, ADMIN_TIMEOUT_SECONDS
+from ..events.value import Value
 from .server_url import check_secure, normalize_server
 
 SERVICE = "edgereplica.admin.v1.AdminService"
@@ -50,8 +50,7 @@ _BY_RPC_CODE: dict[str, type[EdgeReplicaError]] = {
 _JSON = dict[str, Any]
 
 
-@dataclass(frozen=True, slots=True)
-class Whoami:
+class Whoami(Value, frozen=True):
     """Who a session belongs to. `role` is "admin" or "member"."""
 
     user_id: str
@@ -59,20 +58,16 @@ class Whoami:
     org_id: str
     role: str
 
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
 
-
-@dataclass(frozen=True, slots=True)
-class Session:
+class Session(Value, frozen=True):
     """A fresh login. `token` is a secret."""
 
-    token: str = field(repr=False)
+    token: str
     whoami: Whoami
+    secret: ClassVar[frozenset[str]] = frozenset(("token",))
 
 
-@dataclass(frozen=True, slots=True)
-class Database:
+class Database(Value, frozen=True):
     """`created_at_unix` in seconds."""
 
     id: str
@@ -80,28 +75,18 @@ class Database:
     name: str
     created_at_unix: int
 
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
 
-
-@dataclass(frozen=True, slots=True)
-class SyncToken:
+class SyncToken(Value, frozen=True):
     """`token` is a secret that allows one direction of one database until `exp_unix` (seconds)."""
 
-    token: str = field(repr=False)
+    token: str
     exp_unix: int
-
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
+    secret: ClassVar[frozenset[str]] = frozenset(("token",))
 
 
-@dataclass(frozen=True, slots=True)
-class OAuthStart:
+class OAuthStart(Value, frozen=True):
     redirect_url: str
     state: str
-
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 class AdminClient:

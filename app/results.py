@@ -1,18 +1,12 @@
 """What a push, a pull and a status tell their caller: values, ready for `--json`."""
 
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Literal
 
 from ..events.value import Value
 
 
-class _Result(Value, frozen=True):
-    def to_dict(self) -> dict[str, Any]:
-        """The result as JSON-able values, digests in hex."""
-        return {name: getattr(self, name) for name in self.__struct_fields__}
-
-
-class PushResult(_Result, frozen=True):
+class PushResult(Value, frozen=True):
     """`pages_changed` differ from the head, `pages_sent` travelled, `pages_resumed` the server
     held already from an interrupted push or elsewhere; bytes are those on the wire."""
 
@@ -31,7 +25,7 @@ class PushResult(_Result, frozen=True):
     would_conflict: bool = False
 
 
-class PullResult(_Result, frozen=True):
+class PullResult(Value, frozen=True):
     outcome: Literal["pulled", "unchanged", "dry_run"]
     version: int | None
     root: str
@@ -46,7 +40,7 @@ class PullResult(_Result, frozen=True):
     """A dry run's word for what an unforced pull would be refused for (an error's code)."""
 
 
-class ReplicaStatus(_Result, frozen=True):
+class ReplicaStatus(Value, frozen=True):
     """What push and pull would do, from the file, its sidecar and the server."""
 
     path: str

@@ -2,6 +2,7 @@
 
 import os
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,9 @@ if TYPE_CHECKING:
     from ..app.admin_client import AdminClient, Session, SyncToken
     from ..app.config import ClientConfig, ConfigFile
     from ..app.retention_client import RetentionClient
+
+_ID_CHARS = 32
+"""An id is that many hexadecimal digits (`Ids.new_id`); most names are not."""
 
 
 class Client:
@@ -90,11 +94,11 @@ def client_of(named: str | None) -> Client:
 def mint(
     admin: "AdminClient", name_or_id: str, direction: str, ttl_seconds: int = 0
 ) -> "SyncToken":
-    """A token for the database of that id or name; one call when it is the id."""
-    try:
-        return admin.issue_sync_token(name_or_id, direction, ttl_seconds)
-    except NotFound:
-        found = admin.find_database(name_or_id)
+    """A token for the database of that id or name: one call for an id, two for a name."""
+    if len(name_or_id) == _ID_CHARS and not set(name_or_id) - set("0123456789abcdef"):
+        with suppress(NotFound):
+            return admin.issue_sync_token(name_or_id, direction, ttl_seconds)
+    found = admin.find_database(name_or_id)
     return admin.issue_sync_token(found.id, direction, ttl_seconds)
 
 

@@ -225,6 +225,34 @@ def test_without_a_token_one_is_minted_for_the_right_direction(
     assert replica.made[0].options["token"] == f"DIRECTION_{command.upper()}:db-0001:0"
 
 
+@pytest.mark.parametrize(
+    ("named", "calls"),
+    [
+        ("main", ["ListDatabases", "IssueSyncToken"]),
+        ("0" * 32, ["IssueSyncToken"]),
+        ("f" * 32, ["IssueSyncToken", "ListDatabases", "IssueSyncToken"]),
+    ],
+)
+def test_an_id_costs_one_call_and_a_name_two(
+    environment: dict[str, str],
+    admin: FakeAdmin,
+    replica: type[FakeReplica],
+    named: str,
+    calls: list[str],
+) -> None:
+    environment["EDGEREPLICA_SERVER"] = admin.base
+    for words in (["signup", "ada@example.org"], ["db", "create", "main"]):
+        assert CliRunner().invoke(app, words, env=environment).exit_code == 0
+    # One database has a name that looks like an id.
+    admin.databases[0]["id"] = "0" * 32
+    admin.databases.append({**admin.databases[0], "id": "1" * 32, "name": "f" * 32})
+    del admin.requests[:]
+    assert run(environment, "push", "--db", "a.db", "--database", named).exit_code == 0
+    assert [request.path.rpartition("/")[2] for request in admin.requests] == calls
+    wanted = {"f" * 32: "1" * 32}.get(named, "0" * 32)
+    assert replica.made[0].options["token"] == f"DIRECTION_PUSH:{wanted}:0"
+
+
 def test_no_token_at_all_says_what_to_give(environment: dict[str, str]) -> None:
     result = run(environment, "push", "--db", "a.db")
     assert result.exit_code == 4
