@@ -160,6 +160,7 @@ class GarbageCollector:
             await self._sweep(doomed)
             await self._note(marked, candidates, fresh, doomed, lease)
             await self._let_go(marked, staged, lease)
+            await self._note_look(marked, doomed, staged, lease)
         return replace(
             report,
             organizations=report.organizations + 1,
@@ -266,11 +267,24 @@ class GarbageCollector:
                     await self._histories.append(history, expired, lease.held())
             except NotFound:
                 continue  # deleted meanwhile
+
+    async def _note_look(
+        self, marked: Marked, doomed: Sequence[ObjectInfo], staged: Sequence[str], lease: Lease
+    ) -> None:
+        """Write down that the organization was looked at, and what it holds apart from what its
+        pushes say: a push that committed while the objects were listed counts twice until the next
+        look, none is left out."""
+        held = marked.object_bytes - sum(info.size_bytes for info in doomed)
+        let_go = set(staged)
+        forgotten = (r["stored_bytes"] for r in marked.staged if r["segment_id"] in let_go)
+        correction = held - (marked.uploaded_bytes - sum(forgotten))
         look = (
-            "INSERT INTO gc_looks (org_id, looked_at) VALUES (?, ?) "
-            "ON CONFLICT (org_id) DO UPDATE SET looked_at = excluded.looked_at"
+            "INSERT INTO gc_looks (org_id, looked_at, correction_bytes) VALUES (?, ?, ?) "
+            "ON CONFLICT (org_id) DO UPDATE SET looked_at = excluded.looked_at, "
+            "correction_bytes = excluded.correction_bytes"
         )
-        await self._write([Statement(look, (marked.org_id, self._clock.now()))], lease)
+        parameters = (marked.org_id, self._clock.now(), correction)
+        await self._write([Statement(look, parameters)], lease)
 
     async def _write(self, statements: Sequence[Statement], lease: Lease) -> None:
         for start in range(0, len(statements), STATEMENTS_IN_FLIGHT_MAX):

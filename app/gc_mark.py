@@ -18,6 +18,7 @@ from ..events.domain import VersionsExpired
 from ..events.errors import NotFound, StorageError
 from ..events.limits import MAP_READS_IN_FLIGHT_MAX
 from .history import DatabaseHistory
+from .quotas import uploaded_bytes
 from .retention import expiring
 
 
@@ -27,7 +28,8 @@ class Marked:
 
     `unreferenced` are objects that nothing refers to, or that are too young to be asked about;
     `last_pin_no` is the last pin that may know of them. `expiring` is what retention takes, with
-    the number of versions. `with_maps` are databases that have map objects.
+    the number of versions. `uploaded_bytes` is what pushes said they had uploaded before anything
+    was listed. `with_maps` are databases that have map objects.
     """
 
     org_id: str
@@ -37,6 +39,7 @@ class Marked:
     objects: int = 0
     object_bytes: int = 0
     unreferenced: list[ObjectInfo] = field(default_factory=list)
+    uploaded_bytes: int = 0
     with_maps: set[str] = field(default_factory=set)
     deleted: list[str] = field(default_factory=list)
     expiring: list[tuple[VersionsExpired, int]] = field(default_factory=list)
@@ -81,11 +84,13 @@ class Marker:
             "LEFT JOIN gc_released r ON r.database_id = d.database_id WHERE d.org_id = ?",
             org_id,
         )
+        found.uploaded_bytes = await uploaded_bytes(repo, org_id)
         segments = {
             _name(info): info for info in await self._list(found, f"orgs/{org_id}/segments")
         }
         found.staged = await repo.all(
-            "SELECT segment_id, database_id, staged_at FROM staged_segments WHERE org_id = ?",
+            "SELECT segment_id, database_id, stored_bytes, staged_at FROM staged_segments "
+            "WHERE org_id = ?",
             org_id,
         )
         live = {row["segment_id"] for row in found.staged}

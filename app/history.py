@@ -247,6 +247,10 @@ class DatabaseHistory:
             raise NotFound(f"there is no database {database_id}")
         return history
 
+    def cached(self, database_id: str) -> History | None:
+        """The history as it stood when it was last read, if it still lies in the cache."""
+        return self._cache.get(database_id)
+
     async def peek(self, database_id: str) -> History:
         """The history as it stands, deleted or not, without a place in the cache."""
         known = self._cache.get(database_id)

@@ -35,7 +35,14 @@ from ..fsm.effects import (
 from .driver import Handler
 from .history import History
 from .quotas import Quotas
-from .sync_services import Opened, PageAllowance, SyncServices, open_database, pin_database
+from .sync_services import (
+    Opened,
+    PageAllowance,
+    SyncServices,
+    open_database,
+    pin_database,
+    remembered,
+)
 from .tokens import VerifiedClaims
 
 
@@ -71,13 +78,14 @@ class PushServerEnd:
     async def open(self, effect: OpenPush) -> PushOpened:
         hello = effect.hello
         self._quotas.check_pages(hello.page_count or 0)
-        opened = await open_database(self._services, self._claims)
-        head = opened.history.head
-        if hello.root is None or hello.root != opened.info(head, hello.page_size).root:
+        opened = remembered(self._services, self._claims)
+        if opened is None or _in_sync(opened, hello):
+            opened = await open_database(self._services, self._claims)
+        if not _in_sync(opened, hello):
             # Pages will be read, or referred to: what is seen from here on must stay.
             seen = opened.known_base(hello), opened.history.head_version
             self._pin, opened = await pin_database(self._services, self._claims, *seen)
-            head = opened.history.head
+        head = opened.history.head
         self._opened = opened
         self._check_version(opened.history.head_version)
         self._page_size = hello.page_size
@@ -85,7 +93,7 @@ class PushServerEnd:
         self._force = hello.force
         base = opened.known_base(hello)
         info = opened.info(head, hello.page_size)
-        if hello.root is not None and hello.root == info.root:
+        if _in_sync(opened, hello):
             return PushOpened(info, base_known=base is not None)
         self._check_version(opened.history.head_version + 1)
         conflict = None
@@ -120,7 +128,7 @@ class PushServerEnd:
     async def _open_stage(self, opened: Opened, hello: Hello, base: int | None) -> None:
         """Stage on the client's base if it is known, else on the head; on nothing if its pages
         have another size."""
-        await self._quotas.check_stored(self._services.repo, opened.history.org_id, 1)
+        await self._check_stored(1)
         comparable = base if base is not None else opened.history.head_version
         version = opened.history.at(comparable) if comparable else None
         if version is None or version.page_size != hello.page_size:
@@ -158,11 +166,15 @@ class PushServerEnd:
         with guarding():
             await self._services.log.append([(stream, 0, [event])], self._pinned.held())
         self._staged_bytes += segment.stored_bytes
-        await self._quotas.check_stored(self._services.repo, event.org_id, 0)
+        await self._check_stored(0)
 
     @property
     def _quotas(self) -> Quotas:
         return self._services.quotas
+
+    async def _check_stored(self, more_bytes: int) -> None:
+        services, org_id = self._services, self._claims.org_id
+        await self._quotas.check_stored(services.repo, org_id, more_bytes, services.clock.now())
 
     def _announced(self, page: int) -> None:
         self._quotas.check_pages(page)
@@ -227,8 +239,7 @@ class PushServerEnd:
                 return self._done(head.version, sealed.root)
             self._check_version(history.head_version + 1)
             await self._services.still_good(self._claims)
-            unreported = sealed.stored_bytes - self._staged_bytes
-            await self._quotas.check_stored(self._services.repo, history.org_id, unreported)
+            await self._check_stored(sealed.stored_bytes - self._staged_bytes)
             try:
                 version = self._version(history, sealed, complete.message)
                 with guarding():
@@ -279,3 +290,8 @@ class PushServerEnd:
     async def abandon(self, effect: AbandonPush) -> None:
         if self._stage is not None:
             await self._stage.abandon()
+
+
+def _in_sync(opened: Opened, hello: Hello) -> bool:
+    """Whether the client holds the head."""
+    return hello.root is not None and hello.root == opened.head_root

@@ -1,13 +1,14 @@
 """How much: what a database and an organization may hold.
 
-What an organization stores is what its databases' versions brought and what pushes have staged, in
-bytes of the page store: a query over projections, asked when a push opens, with each segment that
-it stages, and before it commits. Pushes that run beside each other may so pass the bound by what
-they have in flight, some segments of 8 MiB each. What a deleted database held counts until it is
-freed.
+What an organization stores is what its pushes have uploaded, corrected by what garbage collection
+found in the store when it last looked: so a history that is thinned, a database that is deleted and
+a compaction give room when their objects are gone, and not before. It is asked when a push opens,
+with each segment that it stages, and before it commits. Pushes that run beside each other may so
+pass the bound by what they have in flight, some segments of 8 MiB each; and an organization far
+below its bound is not asked about at every step.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from ..adapters.ports import Repo
 from ..events.errors import LimitExceeded
@@ -18,12 +19,17 @@ from ..events.limits import (
     ORG_STORED_BYTES_MAX,
     PAGES_PER_DATABASE_MAX,
     PAGES_PER_FRAME_MAX,
+    QUOTA_KNOWN_SECONDS,
+    QUOTA_ORGANIZATIONS_KNOWN_MAX,
+    QUOTA_ROOM_BYTES_MIN,
 )
 
 _STORED = (
-    "SELECT COALESCE((SELECT SUM(stored_bytes) FROM databases WHERE org_id = ? "
-    "AND database_id NOT IN (SELECT database_id FROM gc_released WHERE freed = 1)), 0) "
-    "+ COALESCE((SELECT SUM(stored_bytes) FROM staged_segments WHERE org_id = ?), 0) AS stored"
+    "SELECT u.uploaded AS uploaded, u.uploaded + COALESCE("
+    "(SELECT correction_bytes FROM gc_looks WHERE org_id = ?), 0) AS stored FROM (SELECT "
+    "COALESCE((SELECT SUM(stored_bytes) FROM databases WHERE org_id = ?), 0) "
+    "+ COALESCE((SELECT SUM(stored_bytes) FROM staged_segments WHERE org_id = ?), 0) "
+    "AS uploaded) AS u"
 )
 _DATABASES = "SELECT COUNT(*) AS n FROM databases WHERE org_id = ? AND deleted_at IS NULL"
 
@@ -37,6 +43,8 @@ class Quotas:
     pages_per_database_max: int = PAGES_PER_DATABASE_MAX
     databases_per_org_max: int = DATABASES_PER_ORG_MAX
     org_stored_bytes_max: int = ORG_STORED_BYTES_MAX
+    _known: dict[str, tuple[int, float]] = field(default_factory=dict, repr=False, compare=False)
+    """What organizations stored that are far below the bound, and when that was asked."""
 
     def told(self) -> dict[str, int]:
         """What `hello_reply` tells a client of v2."""
@@ -65,8 +73,11 @@ class Quotas:
                 value=self.batch_decoded_bytes_max,
             )
 
-    async def check_stored(self, repo: Repo, org_id: str, more_bytes: int) -> None:
+    async def check_stored(self, repo: Repo, org_id: str, more_bytes: int, now: float) -> None:
         """Refuse if the organization would store too much with `more_bytes`."""
+        known, asked_at = self._known.get(org_id, (0, 0.0))
+        if 0 <= now - asked_at < QUOTA_KNOWN_SECONDS and self._is_far(known + more_bytes):
+            return
         stored = await stored_bytes(repo, org_id)
         if stored + more_bytes > self.org_stored_bytes_max:
             raise LimitExceeded(
@@ -76,6 +87,13 @@ class Quotas:
                 value=self.org_stored_bytes_max,
                 used=stored,
             )
+        if len(self._known) >= QUOTA_ORGANIZATIONS_KNOWN_MAX:
+            self._known.clear()  # forgetting costs a query each, nothing else
+        self._known[org_id] = stored, now
+
+    def _is_far(self, stored: int) -> bool:
+        """Whether nobody can come from `stored` to the bound while an answer is used again."""
+        return stored + QUOTA_ROOM_BYTES_MIN <= self.org_stored_bytes_max
 
     async def check_databases(self, repo: Repo, org_id: str) -> None:
         """Refuse one more database if the organization has as many as it may."""
@@ -89,6 +107,13 @@ class Quotas:
 
 
 async def stored_bytes(repo: Repo, org_id: str) -> int:
-    """Bytes of the page store that the organization's databases and pushes take."""
-    row = await repo.first(_STORED, org_id, org_id)
-    return int(row["stored"]) if row else 0
+    """Bytes of the page store that an organization takes."""
+    row = await repo.first(_STORED, org_id, org_id, org_id)
+    return max(0, int(row["stored"])) if row else 0
+
+
+async def uploaded_bytes(repo: Repo, org_id: str) -> int:
+    """What an organization's versions and staged segments brought, whatever became of it since:
+    `stored_bytes` without the correction."""
+    row = await repo.first(_STORED, org_id, org_id, org_id)
+    return int(row["uploaded"]) if row else 0

@@ -1,7 +1,7 @@
 """What the server's ends share: services, the session's rights, and versions as they tell them."""
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from ..adapters.event_log import EventLog
 from ..adapters.page_storage import PageMap, PageStorage, VersionRef
@@ -21,7 +21,6 @@ EMPTY_ROOT = bytes.fromhex("af1349b9f5f9a1a6a0404dea36dcc9499bcb25c9adc112b7cc9a
 """BLAKE3 of nothing: the root of version 0."""
 
 
-DEFAULT_QUOTAS = Quotas()
 NO_MEASURES = Measures()
 StillGood = Callable[[VerifiedClaims], Awaitable[VerifiedClaims]]
 """Asks whether a verified token was revoked since (`Revocations.check`); raises if it was."""
@@ -37,7 +36,7 @@ class SyncServices:
     storage: PageStorage
     clock: Clock
     still_good: StillGood
-    quotas: Quotas = DEFAULT_QUOTAS
+    quotas: Quotas = field(default_factory=Quotas)
     measures: Measures = NO_MEASURES
     tracing: Tracing = NO_TRACING
 
@@ -68,6 +67,11 @@ class Opened:
             author=version.author_email,
             committed_at=version.committed_at,
         )
+
+    @property
+    def head_root(self) -> bytes:
+        head = self.history.head
+        return EMPTY_ROOT if head is None else head.root
 
     def known_base(self, hello: Hello) -> int | None:
         """The version that the client builds on or holds: the base it names, if this history has it
@@ -147,6 +151,15 @@ async def open_database(services: SyncServices, claims: VerifiedClaims) -> Opene
     """The database that `claims` are for; `NotFound` if it is gone."""
     assert claims.database_id is not None
     history = await services.histories.open(claims.database_id, claims.org_id)
+    return Opened(history, claims)
+
+
+def remembered(services: SyncServices, claims: VerifiedClaims) -> Opened | None:
+    """The database as it stood when somebody last opened it here: a hint, asked of nobody."""
+    assert claims.database_id is not None
+    history = services.histories.cached(claims.database_id)
+    if history is None or history.deleted or history.org_id != claims.org_id:
+        return None
     return Opened(history, claims)
 
 

@@ -229,6 +229,11 @@ SESSION_IDLE_SECONDS: Final = 300
 SESSION_SECONDS_MAX: Final = 86_400
 DATABASES_PER_ORG_MAX: Final = 1000
 ORG_STORED_BYTES_MAX: Final = 1024**4
+QUOTA_KNOWN_SECONDS: Final = 10.0
+"""How long an answer is used again about an organization that is far below its bound …"""
+QUOTA_ROOM_BYTES_MIN: Final = 64 * 1024**3
+"""… by more than anybody stores in that time."""
+QUOTA_ORGANIZATIONS_KNOWN_MAX: Final = 65_536
 
 # Server edge
 REQUEST_SECONDS_MAX: Final = 20.0

@@ -393,8 +393,8 @@ def test_migrations_are_split_at_line_ends_and_hold_no_blob() -> None:
         Statement("SELECT ';'"),
         Statement("SELECT 2"),
     ]
-    for sql in known().values():
-        with closing(sqlite3.connect(":memory:")) as connection:
+    with closing(sqlite3.connect(":memory:")) as connection:
+        for sql in known().values():
             for statement in statements_of(sql):
                 connection.execute(statement.sql)
-        assert "BLOB" not in sql.upper(), "PostgreSQL has no such type"
+            assert "BLOB" not in sql.upper(), "PostgreSQL has no such type"

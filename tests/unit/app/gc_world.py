@@ -24,6 +24,7 @@ from edgereplica.app.gc import GarbageCollector, GcReport
 from edgereplica.app.history import DatabaseHistory, History
 from edgereplica.app.pull_server import PullServerEnd
 from edgereplica.app.push_server import PushServerEnd
+from edgereplica.app.quotas import stored_bytes
 from edgereplica.app.sync_services import SyncServices
 from edgereplica.app.tokens import VerifiedClaims
 from edgereplica.events.domain import DatabaseCreated, OrganizationCreated, UserSignedUp
@@ -293,4 +294,9 @@ class World:
     async def collect(self) -> GcReport:
         report = await self.collector().run()
         assert report.failed == (), report.failed
+        assert await self.counted() == sum(map(len, self.store.objects.values()))
         return report
+
+    async def counted(self) -> int:
+        """What the quota takes the organization to store."""
+        return await stored_bytes(self.repo, "o")
