@@ -9,6 +9,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from tests.strategies import runs
 
 from edgereplica.events.errors import InvalidArgument
+from edgereplica.events.limits import PAGE_NUMBER_MAX
 from edgereplica.events.pages import (
     PageSet,
     Runs,
@@ -91,6 +92,42 @@ def test_runs_beyond_the_last_page_are_refused() -> None:
     assert check_runs([(1, 9)], 9) == ((1, 9),)
     with pytest.raises(InvalidArgument):
         check_runs([(1, 9)], 8)
+
+
+def test_what_is_no_page_size_digest_or_run_is_said() -> None:
+    for call, say in (
+        (lambda: page_size(1000), "page size 1000 is not a power of two from 512 to 65536"),
+        (lambda: page_size(256), "page size 256 is not a power of two from 512 to 65536"),
+        (lambda: digest(b"x"), "a digest has 32 bytes, not 1"),
+        (
+            lambda: check_runs([(3, 2)], 9),
+            "run 3..2 is empty, out of order or outside 1..9",
+        ),
+    ):
+        with pytest.raises(InvalidArgument) as caught:
+            call()
+        assert caught.value.message == say
+
+
+def test_a_run_may_go_up_to_the_last_page_there_is() -> None:
+    assert check_runs([(1, PAGE_NUMBER_MAX)]) == ((1, PAGE_NUMBER_MAX),)
+    with pytest.raises(InvalidArgument):
+        check_runs([(1, PAGE_NUMBER_MAX + 1)])
+
+
+@pytest.mark.parametrize(("size", "page"), [(512, 2_097_153), (4096, 262_145), (65_536, 16_385)])
+def test_the_lock_byte_page_is_a_whole_number(size: int, page: int) -> None:
+    assert lock_byte_page(size) == page
+    assert type(lock_byte_page(size)) is int
+
+
+def test_a_page_cut_out_leaves_the_shortest_runs() -> None:
+    runs = ((1, 1), (3, 5), (7, 9))
+    assert without_page(runs, 1) == ((3, 5), (7, 9))
+    assert without_page(runs, 2) == runs
+    assert without_page(runs, 3) == ((1, 1), (4, 5), (7, 9))
+    assert without_page(runs, 4) == ((1, 1), (3, 3), (5, 5), (7, 9))
+    assert without_page(runs, 9) == ((1, 1), (3, 5), (7, 8))
 
 
 class PageSetAgainstASet(RuleBasedStateMachine):
