@@ -6,10 +6,13 @@ event changes nothing: guards and the first lines of an action may raise, and on
 action change the machine's memory. Machines do no I/O, read no clock and draw no random number.
 """
 
+import inspect
 import re
+from collections.abc import Callable
 from typing import Any, ClassVar, Generic, TypeVar
 
 from statemachine import StateChart
+from statemachine.callbacks import CallbacksRegistry
 from statemachine.exceptions import TransitionNotAllowed
 
 from ..events.errors import ProtocolViolation
@@ -82,6 +85,29 @@ def trigger_name(kind: type) -> str:
     return re.sub(r"(?<!^)(?=[A-Z])", "_", kind.__name__).lower()
 
 
+_FOUND: dict[type, CallbacksRegistry] = {}
+"""Of every class of which there was a machine: its guards and actions, bound to none."""
+
+
+def _for_any_machine(kind: type, registry: CallbacksRegistry) -> CallbacksRegistry:
+    """Let what `registry` calls be methods of whichever machine it is called for."""
+    for executor in registry._registry.values():
+        for wrapper in executor:
+            wrapper._callback = _method(kind, wrapper._callback.__name__)
+    return registry
+
+
+def _method(kind: type, name: str) -> Callable[..., Any]:
+    """The method `name` of machines of `kind`, called as the library calls: by keyword."""
+    function = inspect.getattr_static(kind, name)
+    match list(inspect.signature(function).parameters):
+        case ["self"]:
+            return lambda *_, machine, **__: function(machine)
+        case ["self", "e"]:
+            return lambda *_, machine, e, **__: function(machine, e)
+    raise TypeError(f"{kind.__name__}.{name} takes an event `e`, or nothing")
+
+
 class StrictMachine(StateChart[Any], Generic[_Effect]):
     """The base of every machine. Subclasses declare states, transitions and guards."""
 
@@ -93,6 +119,19 @@ class StrictMachine(StateChart[Any], Generic[_Effect]):
     def __init__(self) -> None:
         self._effects: list[_Effect] = []
         super().__init__()
+
+    def _register_callbacks(self, listeners: list[object]) -> None:
+        """Find guards and actions once for a class.
+
+        The library looks each of them up for every machine, which takes longer than most sessions
+        spend in theirs. It has no door for this: hence the narrow bound on it in pyproject.toml.
+        """
+        kind = type(self)
+        found = _FOUND.get(kind)
+        if found is None:
+            super()._register_callbacks(listeners)
+            found = _FOUND[kind] = _for_any_machine(kind, self._callbacks)
+        self._callbacks = found
 
     def handle(self, event: Any) -> tuple[_Effect, ...]:
         """Consume one event; the effects to perform, in order.
