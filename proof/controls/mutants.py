@@ -1,184 +1,303 @@
-"""Mutants of the codecs, the machines and the token code, and the tests that must kill them.
+"""Mutants of the codecs, the machines and the token code, which tests must kill (mutmut).
 
-    python -m proof.controls.mutants [--scale F] [--seed N] [FILE…]
+mutmut makes the mutants (an operator, a constant, a string, an argument, an assignment changed, one
+at a time), finds the tests that reach each, and runs those in a fork of one process that has
+everything imported. It wants the package where it is imported from, so it works in a copy laid out
+for it; the tree is never changed. What it leaves alone: class bodies, module constants, decorated
+functions. The machines' tables of transitions are held by `specs/machines` instead.
 
-A mutant has one comparison, constant, operator, condition or statement changed. `--scale` takes a
-random part of them. A mutant that no test kills is listed with its line; those that cannot be told
-from the original have their reason in `EQUIVALENT`.
+cosmic-ray would change those as well, but starts pytest anew for every mutant, and deletes neither
+calls nor arguments, which is how an effect gets lost.
+
+Mutants that live are listed in `survivors.md`, with the reasons of `survivors.toml`.
 """
 
 import argparse
-import ast
-import copy as copying
+import contextlib
+import json
+import os
+import shutil
+import subprocess
 import sys
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+import tempfile
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from random import Random
+from pathlib import Path
 
-from proof.evidence import ROOT, measured
+from proof.evidence import PAGE, ROOT, measured
 
-from .copies import Copy, copied
+from .survivors import Reason, Survivor, explained, from_diff, reasons
 
-COPIES = 2
-_WIRE = ("tests/unit/events",)
-_MACHINES = ("tests/unit/fsm/test_rules.py", "tests/unit/fsm/test_convergence.py")
-_TOKENS = (
-    "tests/unit/app/test_tokens.py",
-    "tests/unit/app/test_token_view.py",
-    "tests/unit/app/test_macaroon.py",
+LAYERS = ("adapters", "app", "events", "fsm", "proto")
+FILES = (
+    "events/pages.py",
+    "events/wire.py",
+    "events/wire_v1.py",
+    "events/wire_v2.py",
+    "fsm/client_pull.py",
+    "fsm/client_push.py",
+    "fsm/machine.py",
+    "fsm/server_pull.py",
+    "fsm/server_push.py",
+    "app/macaroon.py",
+    "app/tokens.py",
 )
-TARGETS: dict[str, tuple[str, ...]] = {
-    "events/wire.py": _WIRE,
-    "events/wire_v1.py": _WIRE,
-    "events/wire_v2.py": _WIRE,
-    "events/pages.py": _WIRE,
-    "fsm/machine.py": (*_MACHINES, "tests/unit/fsm/test_every_pair.py"),
-    "fsm/client_push.py": _MACHINES,
-    "fsm/client_pull.py": _MACHINES,
-    "fsm/server_push.py": _MACHINES,
-    "fsm/server_pull.py": _MACHINES,
-    "app/macaroon.py": _TOKENS,
-    "app/tokens.py": _TOKENS,
-}
-_SLOTS = "a dataclass without slots behaves the same"
-EQUIVALENT: dict[str, str] = {
-    'app/macaroon.py flag: raw = base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", '
-    "validate=True)": "whatever validation lets through is refused by the comparison that follows",
-    "app/macaroon.py flag: @dataclass(frozen=True, slots=True, repr=False)": _SLOTS,
-    "app/tokens.py flag: @dataclass(frozen=True, slots=True)": _SLOTS,
-}
-"""`FILE CHANGE: LINE` of survivors that behave as the original does, with the reason."""
-
-_COMPARISONS: dict[type[ast.cmpop], type[ast.cmpop]] = {
-    ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE, ast.GtE: ast.Gt, ast.Eq: ast.NotEq,
-    ast.NotEq: ast.Eq, ast.Is: ast.IsNot, ast.IsNot: ast.Is, ast.In: ast.NotIn, ast.NotIn: ast.In,
-}  # fmt: skip
-_OPERATORS: dict[type[ast.operator], type[ast.operator]] = {
-    ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Mult: ast.FloorDiv, ast.FloorDiv: ast.Mult,
-    ast.BitAnd: ast.BitOr, ast.BitOr: ast.BitAnd, ast.LShift: ast.RShift, ast.RShift: ast.LShift,
-}  # fmt: skip
+TESTS = (
+    "tests/unit/events",
+    "tests/unit/fsm",
+    "tests/unit/app/test_macaroon.py",
+    "tests/unit/app/test_token_view.py",
+    "tests/unit/app/test_tokens.py",
+    "tests/unit/app/test_tokens_issued.py",
+)
+KILLED_PERCENT_MIN = 90
+TIMEOUT_FACTOR = 5
+"""How much longer than without a mutant the tests of one may take; more is a loop without end."""
+SURVIVORS = Path(__file__).with_name("survivors.md")
+_EXAMPLES = """\
+examples:
+  python -m proof.controls.mutants                    all files
+  python -m proof.controls.mutants events/wire.py     one of them; writes neither list nor row
+"""
 
 
 @dataclass(frozen=True)
-class Mutant:
+class Outcome:
+    """What became of the mutants of one file. `undecided` ended neither way: a signal, no run."""
+
     file: str
-    line: int
-    change: str
-    text: str
+    killed: int
+    timeouts: int
+    undecided: int
+    survivors: tuple[Survivor, ...]
+
+    @property
+    def total(self) -> int:
+        return self.killed + self.undecided + len(self.survivors)
+
+    @property
+    def percent(self) -> float:
+        return 100 * self.killed / max(1, self.total)
 
 
-def _changes(node: ast.AST) -> Iterator[tuple[ast.AST, str]]:
-    """What may stand in `node`'s place."""
-    new = copying.deepcopy(node)
-    if isinstance(node, ast.Compare) and type(node.ops[0]) in _COMPARISONS:
-        assert isinstance(new, ast.Compare)
-        new.ops[0] = _COMPARISONS[type(node.ops[0])]()
-        yield new, "comparison"
-    elif isinstance(node, ast.BinOp) and type(node.op) in _OPERATORS:
-        assert isinstance(new, ast.BinOp)
-        new.op = _OPERATORS[type(node.op)]()
-        yield new, "operator"
-    elif isinstance(node, ast.BoolOp):
-        assert isinstance(new, ast.BoolOp)
-        new.op = ast.Or() if isinstance(node.op, ast.And) else ast.And()
-        yield new, "and/or"
-    elif isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Not):
-        yield node.operand, "not left out"
-    elif isinstance(node, ast.Constant) and isinstance(node.value, bool):
-        yield ast.Constant(not node.value), "flag"
-    elif isinstance(node, ast.Constant) and isinstance(node.value, int):
-        yield ast.Constant(node.value + 1), "number"
-    elif isinstance(node, ast.Expr) and isinstance(node.value, ast.Call):
-        yield ast.Pass(), "call left out"
-    elif isinstance(node, ast.If):
-        assert isinstance(new, ast.If)
-        new.test = ast.Constant(False)
-        yield new, "branch never taken"
+def lay_out(root: Path, files: Sequence[str]) -> None:
+    """A copy of what the tests need, with the package's folders inside the package."""
+    package = root / "src/edgereplica"
+    shutil.copytree(ROOT / "src/edgereplica", package, symlinks=True, ignore=_ignored)
+    for layer in LAYERS:
+        (package / layer).unlink()
+        shutil.copytree(ROOT / layer, package / layer, ignore=_ignored)
+    for link in package.iterdir():
+        if link.is_symlink():
+            link.unlink()
+    for name in ("tests", "proof", "specs"):
+        shutil.copytree(ROOT / name, root / name, ignore=_ignored)
+    settings = {
+        "source_paths": ["src"],
+        "only_mutate": [f"src/edgereplica/{file}" for file in files],
+        "also_copy": ["proof", "specs"],
+        "pytest_add_cli_args": [
+            "-p", "no:cacheprovider", "-p", "no:xdist", "-p", "proof.controls.fast_first",
+        ],
+        "pytest_add_cli_args_test_selection": list(TESTS),
+        "timeout_multiplier": TIMEOUT_FACTOR,
+        "use_git_change_detection": False,
+        "track_dependencies": False,
+    }  # fmt: skip
+    lines = [f"{name} = {json.dumps(value)}\n" for name, value in settings.items()]
+    ours = (ROOT / "pyproject.toml").read_text()
+    (root / "pyproject.toml").write_text(f"{ours}\n[tool.mutmut]\n{''.join(lines)}")
 
 
-def _skipped(node: ast.AST) -> bool:
-    """Annotations, docstrings and assertions say something, they do nothing."""
-    return isinstance(node, ast.Assert | ast.AnnAssign) and not getattr(node, "value", None)
+def _ignored(_folder: str, names: list[str]) -> set[str]:
+    return {"__pycache__", "node_modules", "js", ".hypothesis"} & set(names)
 
 
-def _places(tree: ast.AST) -> Iterator[tuple[ast.AST, str, int | None, ast.AST]]:
-    """(parent, field, index, node) of every node that a change may replace."""
-    for parent in ast.walk(tree):
-        if _skipped(parent) or isinstance(parent, ast.Assert | ast.Raise):
+def mutate(root: Path, jobs: int) -> None:
+    """Run mutmut in `root`; `RuntimeError` if it fails, as it does if a test is red as it is."""
+    # Hypothesis' profile for CI draws the same examples for every mutant, remembers none of them
+    # and has no deadline, so that only a mutant decides.
+    environment = {
+        **os.environ,
+        "CI": "true",
+        "PYTHONHASHSEED": "0",
+        "PYTHONDONTWRITEBYTECODE": "1",
+    }
+    mutmut = Path(sys.executable).with_name("mutmut")
+    if not mutmut.exists():
+        raise RuntimeError("mutmut is missing: pip install -e '.[mutation]'")
+    program = [str(mutmut), "run", "--max-children", str(jobs)]
+    done = subprocess.run(
+        program, cwd=root, env=environment, capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        raise RuntimeError(f"mutmut failed: {(done.stdout + done.stderr)[-3000:]}")
+
+
+@contextlib.contextmanager
+def _mutmut_in(root: Path) -> Iterator[None]:
+    """mutmut's functions work in the current folder, and remember its settings."""
+    from mutmut.configuration import reset_config  # noqa: PLC0415
+
+    reset_config()
+    with contextlib.chdir(root):
+        yield
+    reset_config()
+
+
+def outcome(root: Path, file: str) -> Outcome:
+    """What mutmut wrote down about one file."""
+    from mutmut.mutation.data import SourceFileMutationData  # noqa: PLC0415
+    from mutmut.mutation.diff_apply import get_diff_for_mutant  # noqa: PLC0415
+    from mutmut.stats import status_by_exit_code  # noqa: PLC0415
+    from mutmut.utils.format_utils import (  # noqa: PLC0415
+        orig_function_and_class_names_from_key as names_of,
+    )
+
+    with _mutmut_in(root):
+        data = SourceFileMutationData(path=f"src/edgereplica/{file}")
+        data.load()
+        statuses = {name: status_by_exit_code[c] for name, c in data.exit_code_by_key.items()}
+        counts = Counter(statuses.values())
+        survivors = []
+        for name, status in statuses.items():
+            if status in {"survived", "no tests"}:
+                function, of = names_of(name)
+                qualified = f"{of}.{function}" if of else function
+                survivors.append(from_diff(file, qualified, get_diff_for_mutant(name)))
+    killed = counts["killed"] + counts["timeout"]
+    undecided = len(statuses) - killed - len(survivors)
+    return Outcome(file, killed, counts["timeout"], undecided, tuple(survivors))
+
+
+def table(outcomes: Sequence[Outcome]) -> str:
+    """Figures per file, in Markdown."""
+    lines = [
+        "| file | mutants | killed | of them endless | survived | undecided | killed % |",
+        "|---|--:|--:|--:|--:|--:|--:|",
+    ]
+    for o in [*outcomes, _together(outcomes)]:
+        figures = (o.total, o.killed, o.timeouts, len(o.survivors), o.undecided, f"{o.percent:.1f}")
+        lines.append(f"| {o.file} | {' | '.join(str(figure) for figure in figures)} |")
+    return "\n".join(lines) + "\n"
+
+
+def _together(outcomes: Sequence[Outcome]) -> Outcome:
+    return Outcome(
+        "all",
+        sum(o.killed for o in outcomes),
+        sum(o.timeouts for o in outcomes),
+        sum(o.undecided for o in outcomes),
+        tuple(survivor for o in outcomes for survivor in o.survivors),
+    )
+
+
+def listed(outcomes: Sequence[Outcome], whys: dict[Survivor, str]) -> str:
+    """The page of survivors, in Markdown."""
+    text = (
+        "# Mutants that live\n\n"
+        "Written by `make mutants`; the reasons are those of `survivors.toml`.\n\n"
+        + table(outcomes)
+    )
+    for o in outcomes:
+        if not o.survivors:
             continue
-        for name, value in ast.iter_fields(parent):
-            if name in ("annotation", "returns", "decorator_list"):
-                continue
-            for index, node in enumerate(value if isinstance(value, list) else [value]):
-                if isinstance(node, ast.AST) and not _skipped(node):
-                    yield parent, name, index if isinstance(value, list) else None, node
+        text += f"\n## {o.file}\n\n| function | original | mutant | why no test kills it |\n"
+        text += "|---|---|---|---|\n"
+        for s in o.survivors:
+            why = whys[s] or "**unexplained**"
+            cells = (f"`{s.function}`", _code(s.old), _code(s.new), why)
+            text += "| " + " | ".join(cells) + " |\n"
+    return text
 
 
-def mutants(file: str) -> Iterator[Mutant]:
-    tree = ast.parse((ROOT / file).read_text())
-    for parent, name, index, node in list(_places(tree)):
-        for new, change in _changes(node):
-            _put(parent, name, index, new)
-            text = ast.unparse(ast.fix_missing_locations(tree))
-            _put(parent, name, index, node)
-            yield Mutant(file, getattr(node, "lineno", 0), change, text)
+def _code(text: str) -> str:
+    return f"`` {text} ``".replace("|", "\\|") if text else "(left out)"
 
 
-def _put(parent: ast.AST, name: str, index: int | None, node: ast.AST) -> None:
-    if index is None:
-        setattr(parent, name, node)
-    else:
-        getattr(parent, name)[index] = node
+def faults(outcomes: Sequence[Outcome], whys: dict[Survivor, str], stale: Sequence[Reason]) -> str:
+    """What stands between this run and a pass, one a line."""
+    together = _together(outcomes)
+    found = []
+    if together.percent < KILLED_PERCENT_MIN:
+        found.append(f"{together.percent:.1f} % killed, at least {KILLED_PERCENT_MIN} % should be")
+    if together.undecided:
+        found.append(f"{together.undecided} mutants ended neither way")
+    found += [
+        f"unexplained: {s.file} {s.function}: {s.old}  ->  {s.new}"
+        for s, why in whys.items()
+        if not why
+    ]
+    found += [f"stale reason: {r.file} {r.function} {r.new}: {r.why}" for r in stale]
+    return "".join(f"{line}\n" for line in found)
 
 
-def _work(chosen: list[Mutant]) -> list[Mutant]:
-    """Those that survived."""
-    survivors = []
-    with copied() as copy:
-        for mutant in chosen:
-            with copy.holding(mutant.file, mutant.text):
-                if _survives(copy, mutant):
-                    survivors.append(mutant)
-                    sys.stdout.write(f"survived: line {mutant.line} of {_name(mutant)}\n")
-                    sys.stdout.flush()
-    return survivors
+def run(files: Sequence[str], jobs: int, keep: Path | None) -> list[Outcome]:
+    with contextlib.ExitStack() as stack:
+        root = keep or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="mutants-")))
+        lay_out(root, files)
+        mutate(root, jobs)
+        return [outcome(root, file) for file in files]
 
 
-def _survives(copy: Copy, mutant: Mutant) -> bool:
-    code, _ = copy.test(TARGETS[mutant.file], "--hypothesis-seed=0")
-    return code == 0
+def judged(outcomes: Sequence[Outcome]) -> tuple[dict[Survivor, str], str]:
+    """Why each survivor lives, and what is wrong with the run."""
+    files = {o.file for o in outcomes}
+    known = [reason for reason in reasons() if reason.file in files]
+    whys, stale = explained(_together(outcomes).survivors, known)
+    return whys, faults(outcomes, whys, stale)
 
 
-def _name(mutant: Mutant) -> str:
-    line = (ROOT / mutant.file).read_text().splitlines()[mutant.line - 1].strip()
-    return f"{mutant.file} {mutant.change}: {line}"
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
-    parser.add_argument("--scale", type=float, default=1.0)
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("files", nargs="*", metavar="FILE")
-    arguments = parser.parse_args()
-    dice = Random(arguments.seed)
-    every = [m for file in arguments.files or TARGETS for m in mutants(file)]
-    chosen = dice.sample(every, max(1, round(len(every) * arguments.scale)))
-    with measured("mutants", seed=arguments.seed) as evidence, ThreadPoolExecutor(COPIES) as pool:
-        parts = pool.map(_work, [chosen[n::COPIES] for n in range(COPIES)])
-        survivors = [mutant for part in parts for mutant in part]
-        known = [mutant for mutant in survivors if _name(mutant) in EQUIVALENT]
-        killed = len(chosen) - len(survivors)
+def record(files: Sequence[str], jobs: int, keep: Path | None, page: Path, list_at: Path) -> str:
+    """Run them, write the row and the list; what is wrong, if anything is."""
+    with measured("mutants", seed=0, page=page) as evidence:
+        outcomes = run(files, jobs, keep)
+        whys, wrong = judged(outcomes)
+        all_of_them = _together(outcomes)
         evidence.counts |= {
-            "mutants": len(every),
-            "tried": len(chosen),
-            "killed": killed,
-            "survived with a reason": len(known),
-            "killed %": round(100 * killed / max(1, len(chosen) - len(known)), 1),
+            "mutants": all_of_them.total,
+            "killed": all_of_them.killed,
+            "of them endless": all_of_them.timeouts,
+            "survived with a reason": sum(bool(why) for why in whys.values()),
+            "survived without": sum(not why for why in whys.values()),
+            "killed %": round(all_of_them.percent, 1),
         }
-        evidence.passed = killed >= 0.9 * (len(chosen) - len(known))
-    sys.exit(not evidence.passed)
+        evidence.passed = not wrong
+    list_at.write_text(listed(outcomes, whys))
+    sys.stdout.write(table(outcomes))
+    return wrong
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m proof.controls.mutants",
+        description=__doc__.splitlines()[0] if __doc__ else "",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("files", nargs="*", metavar="FILE", help=f"of: {', '.join(FILES)}")
+    parser.add_argument(
+        "--jobs", type=int, choices=range(1, 9), default=2, help="mutants at a time"
+    )
+    parser.add_argument("--keep", type=Path, metavar="FOLDER", help="leave mutmut's copy there")
+    parser.add_argument("--page", type=Path, help="where the figures go; else specs/evidence.md")
+    parser.add_argument("--list", type=Path, help="where survivors go; else survivors.md")
+    arguments = parser.parse_args(words)
+    unknown = [file for file in arguments.files if file not in FILES]
+    if unknown:
+        parser.error(f"not among the files: {', '.join(unknown)}")
+    jobs, keep = arguments.jobs, arguments.keep
+    if arguments.files:
+        outcomes = run(arguments.files, jobs, keep)
+        wrong = judged(outcomes)[1]
+        sys.stdout.write(table(outcomes))
+    else:
+        page, list_at = arguments.page or PAGE, arguments.list or SURVIVORS
+        wrong = record(FILES, jobs, keep, page, list_at)
+    sys.stderr.write(wrong)
+    return int(bool(wrong))
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
