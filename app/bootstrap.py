@@ -224,7 +224,7 @@ async def build(
                 services=[
                     rpc_app(admin, *guards),
                     account_rpc_app(accounts, sessions, *guards),
-                    retention_rpc_app(histories, sessions),
+                    retention_rpc_app(histories, sessions, *guards),
                 ],
                 oauth=oauth,
                 sync_app=sync,

@@ -44,7 +44,9 @@ class Retention:
 async def set_retention(
     histories: DatabaseHistory, history: History, retention: Retention, set_by: str
 ) -> None:
-    """Make `retention` the database's rule from now on."""
+    """Make `retention` the database's rule from now on; nothing is written if it is already."""
+    if retention == retention_of(history):
+        return
     event = RetentionSet(
         database_id=history.database_id,
         keep_last=retention.keep_last,

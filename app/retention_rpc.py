@@ -1,5 +1,7 @@
 """`edgereplica.admin.v1.RetentionService` over Connect: a thin skin on `app.retention`."""
 
+from connectrpc.interceptor import UnaryInterceptor
+
 from ..events.limits import RPC_MESSAGE_BYTES_MAX
 from ..proto.gen.edgereplica.admin.v1 import retention_pb as pb
 from ..proto.gen.edgereplica.admin.v1.retention_connect import (
@@ -40,12 +42,12 @@ class RetentionRpc(RetentionServiceProtocol):
 
 
 def retention_rpc_app(
-    histories: DatabaseHistory, sessions: Sessions
+    histories: DatabaseHistory, sessions: Sessions, *guards: UnaryInterceptor
 ) -> RetentionServiceASGIApplication:
     """The ASGI application of the service; it answers under its own standard path only."""
     return RetentionServiceASGIApplication(
         RetentionRpc(histories, sessions),
-        interceptors=[ErrorsToConnect()],
+        interceptors=[ErrorsToConnect(), *guards],
         read_max_bytes=RPC_MESSAGE_BYTES_MAX,
     )
 
