@@ -109,7 +109,7 @@ class WebSocketTransport(picows.WSListener):
             since = loop.time()
             await self._writable.wait()
             self.blocked_seconds += loop.time() - since
-        if self._gone.is_set() or self._ws is None:
+        if self._gone.is_set() or self._ws is None or self._ws.underlying_transport.is_closing():
             raise self._inbox.lost or NetworkError("the connection to the server was lost")
         self._ws.send(picows.WSMsgType.BINARY, frame)
         self.bytes_sent += len(frame)

@@ -1,0 +1,88 @@
+"""The client's WebSocket against a server that is made of bytes."""
+
+import asyncio
+import base64
+import hashlib
+import logging
+
+import pytest
+
+from edgereplica.adapters.websocket_client import connect
+from edgereplica.events.errors import NetworkError
+
+_GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
+
+
+async def _greet(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """The server's side of a handshake (RFC 6455 §4.2.2)."""
+    head = await reader.readuntil(b"\r\n\r\n")
+    key = next(
+        line.split(b":", 1)[1].strip()
+        for line in head.split(b"\r\n")
+        if line.lower().startswith(b"sec-websocket-key:")
+    )
+    accept = base64.b64encode(hashlib.sha1(key + _GUID).digest())
+    writer.write(
+        b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+        b"Sec-WebSocket-Accept: " + accept + b"\r\n\r\n"
+    )
+    await writer.drain()
+
+
+def test_whoever_sends_into_a_lost_connection_is_told_at_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Frames sent in a row once went nowhere, and the library printed a warning for each."""
+    caplog.set_level(logging.WARNING)
+
+    async def scenario() -> int:
+        async def hang_up(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await _greet(reader, writer)
+            await reader.readexactly(1)
+            writer.transport.abort()
+
+        server = await asyncio.start_server(hang_up, "127.0.0.1", 0)
+        async with server:
+            port = server.sockets[0].getsockname()[1]
+            transport = await connect(f"ws://127.0.0.1:{port}/sync", "token")
+            await transport.send(b"first")
+            with pytest.raises(NetworkError):
+                await transport.receive()
+            sent = 0
+            with pytest.raises(NetworkError):
+                for sent in range(50):
+                    await transport.send(b"x" * 1000)
+            await transport.close(1000, "")
+            return sent
+
+    assert asyncio.run(scenario()) == 0
+    assert not caplog.records
+
+
+def test_frames_sent_in_a_row_stop_where_the_connection_broke(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """The loss is seen by the send that meets it, before anything is called back."""
+    caplog.set_level(logging.WARNING)
+
+    async def scenario() -> int:
+        aborted = asyncio.Event()
+
+        async def hang_up(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await _greet(reader, writer)
+            writer.transport.abort()
+            aborted.set()
+
+        server = await asyncio.start_server(hang_up, "127.0.0.1", 0)
+        async with server:
+            port = server.sockets[0].getsockname()[1]
+            transport = await connect(f"ws://127.0.0.1:{port}/sync", "token")
+            await aborted.wait()
+            sent = 0
+            with pytest.raises(NetworkError):
+                for sent in range(50):
+                    await transport.send(b"x" * 1000)  # does not yield: the buffer has room
+            return sent
+
+    assert asyncio.run(scenario()) < 49
+    assert not caplog.records
