@@ -32,10 +32,10 @@ async def _greet(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> 
 def test_whoever_sends_into_a_lost_connection_is_told_at_once(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """Frames sent in a row once went nowhere, and the library printed a warning for each."""
+    """And not with a frame that goes nowhere."""
     caplog.set_level(logging.WARNING)
 
-    async def scenario() -> int:
+    async def scenario() -> None:
         async def hang_up(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             await _greet(reader, writer)
             await reader.readexactly(1)
@@ -48,24 +48,21 @@ def test_whoever_sends_into_a_lost_connection_is_told_at_once(
             await transport.send(b"first")
             with pytest.raises(NetworkError):
                 await transport.receive()
-            sent = 0
             with pytest.raises(NetworkError):
-                for sent in range(50):
-                    await transport.send(b"x" * 1000)
+                await transport.send(b"second")
             await transport.close(1000, "")
-            return sent
 
-    assert asyncio.run(scenario()) == 0
+    asyncio.run(scenario())
     assert not caplog.records
 
 
 def test_frames_sent_in_a_row_stop_where_the_connection_broke(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """The loss is seen by the send that meets it, before anything is called back."""
+    """They once went on into it, and the library wrote a warning for each to the terminal."""
     caplog.set_level(logging.WARNING)
 
-    async def scenario() -> int:
+    async def scenario() -> None:
         aborted = asyncio.Event()
 
         async def hang_up(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -78,11 +75,9 @@ def test_frames_sent_in_a_row_stop_where_the_connection_broke(
             port = server.sockets[0].getsockname()[1]
             transport = await connect(f"ws://127.0.0.1:{port}/sync", "token")
             await aborted.wait()
-            sent = 0
             with pytest.raises(NetworkError):
-                for sent in range(50):
+                for _ in range(50):
                     await transport.send(b"x" * 1000)  # does not yield: the buffer has room
-            return sent
 
-    assert asyncio.run(scenario()) < 49
+    asyncio.run(scenario())
     assert not caplog.records
