@@ -37,7 +37,7 @@ from ..events.limits import (
     STORE_RETRIES_MAX,
     STORE_RETRY_SECONDS_MAX,
 )
-from .ports import Buffer, ObjectInfo, ObjectStore
+from .ports import Buffer, ObjectInfo, ObjectStore, Payload
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -241,6 +241,8 @@ class LocalObjectStore(ObstoreStore):
                     self._durable.clear()  # forgetting one costs an fsync, nothing else
                 self._durable.add(path.parent)
         await super().put(key, parts)
+        if isinstance(parts, Payload):
+            parts.release()
         with _errors_of(key, "sync"):
             await asyncio.to_thread(_sync_file_and_directory, path)
 

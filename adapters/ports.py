@@ -4,7 +4,7 @@ Every adapter of a port, the in-memory one included, passes the same contract te
 (`tests/contract`). Who implements what is said once, in `app.bootstrap`.
 """
 
-from collections.abc import AsyncIterable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterable, Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Protocol
 
 from ..events.value import Value
@@ -78,6 +78,23 @@ class ObjectInfo(Value, frozen=True):
     modified_at: float
 
 
+class Payload(list[Buffer]):
+    """The parts of an object on their way into a store that need not be held until it is durable.
+
+    A store that can tell calls `release` when it has taken them; `on_release` is called once.
+    """
+
+    def __init__(self, parts: Iterable[Buffer], on_release: Callable[[], None]) -> None:
+        super().__init__(parts)
+        self._on_release: Callable[[], None] | None = on_release
+
+    def release(self) -> None:
+        self.clear()
+        if self._on_release is not None:
+            self._on_release()
+            self._on_release = None
+
+
 class ObjectStore(Protocol):
     """Immutable objects under string keys, none ever written twice.
 
@@ -89,6 +106,7 @@ class ObjectStore(Protocol):
     async def put(self, key: str, parts: Sequence[Buffer]) -> None:
         """Create `key` from the joined parts; durable and whole when this returns.
 
+        A `Payload` may be released before.
         `events.errors.AlreadyExists` if there is such an object: it stays as it is.
         """
         ...

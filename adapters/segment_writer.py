@@ -1,21 +1,23 @@
 """Fills segments one after another and uploads them while the next one fills.
 
-At most `SEGMENT_UPLOADS_IN_FLIGHT_MAX` uploads run at once and one full segment waits, so a push
-holds three segments in memory, however long it is. An uploaded segment is reported when it is
-durable, except the last one of a push that is sealed: the version that commits it is its report.
+At most `SEGMENT_UPLOADS_IN_FLIGHT_MAX` segments are being taken by the store and one full segment
+waits, so a push holds three of them in memory, however long it is. A segment that was taken needs
+no memory until it is durable and reported: some more of those may be on their way, so that a push
+waits for the disk's throughput and not for its latency. The last segment of a push that is sealed
+is not reported: the version that commits it is its report.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable, Collection, Coroutine
 from dataclasses import dataclass
 
 import numpy as np
 
 from ..events.errors import EdgeReplicaError
-from ..events.limits import SEGMENT_UPLOADS_IN_FLIGHT_MAX
+from ..events.limits import SEGMENT_UPLOADS_IN_FLIGHT_MAX, SEGMENTS_UNREPORTED_MAX
 from .block_table import BlockTable, no_rows
 from .page_arrays import U32, Records
-from .ports import Buffer, Ids, ObjectStore
+from .ports import Buffer, Ids, ObjectStore, Payload
 from .segments import Segment, SegmentBuilder, segment_key
 
 
@@ -53,6 +55,8 @@ class SegmentWriter:
         self._names: list[str] = []
         self._waiting: list[tuple[str, Segment]] = []
         self._running: set[asyncio.Task[None]] = set()
+        self._in_memory = 0
+        self._moved = asyncio.Event()
         self._unreported: list[StagedSegment] = []
         self._reported: list[StagedSegment] = []
         self._failure: BaseException | None = None
@@ -62,12 +66,15 @@ class SegmentWriter:
         """Wait until a block of `stored_bytes` can be taken. Raises what an upload failed with."""
         if not self._builder.room_for(stored_bytes):
             self.close()
-            while len(self._running) >= SEGMENT_UPLOADS_IN_FLIGHT_MAX:
-                await asyncio.wait(self._running, return_when=asyncio.FIRST_COMPLETED)
+            while (
+                self._in_memory >= SEGMENT_UPLOADS_IN_FLIGHT_MAX
+                or len(self._running) >= SEGMENT_UPLOADS_IN_FLIGHT_MAX + SEGMENTS_UNREPORTED_MAX
+            ):
+                self._moved.clear()
+                await self._moved.wait()
                 self._reap()
             while self._waiting:
-                task = asyncio.create_task(self._upload(*self._waiting.pop(), report=True))
-                self._running.add(task)
+                self._start_upload(*self._waiting.pop())
         self._reap()
         if self._failure is not None:
             raise self._failure
@@ -129,14 +136,31 @@ class SegmentWriter:
         known = failure if isinstance(failure, EdgeReplicaError) else None
         return Abandoned(tuple(self._reported), known)
 
-    async def _upload(self, name: str, segment: Segment, *, report: bool) -> None:
-        await self._objects.put(segment_key(self._org_id, name), segment.parts)
-        self.stored_bytes += segment.stored_bytes
+    def _start_upload(self, name: str, segment: Segment) -> None:
+        task = asyncio.create_task(self._upload(name, segment, report=True))
+        self._running.add(task)
+        task.add_done_callback(lambda _: self._moved.set())
+
+    def _upload(self, name: str, segment: Segment, *, report: bool) -> Coroutine[None, None, None]:
+        """The upload to be awaited. From now on it counts, and alone holds the segment's bytes."""
+        self._in_memory += 1
         staged = StagedSegment(name, segment.stored_bytes, segment.pages)
+        return self._put(staged, Payload(segment.parts, self._note_release), report=report)
+
+    async def _put(self, staged: StagedSegment, payload: Payload, *, report: bool) -> None:
+        try:
+            await self._objects.put(segment_key(self._org_id, staged.segment_id), payload)
+        finally:
+            payload.release()
+        self.stored_bytes += staged.stored_bytes
         if report:
             await self._report(staged)
         else:
             self._unreported.append(staged)
+
+    def _note_release(self) -> None:
+        self._in_memory -= 1
+        self._moved.set()
 
     async def _report(self, staged: StagedSegment) -> None:
         await self._on_segment(staged)

@@ -79,6 +79,9 @@ GARBAGE_OBJECTS_MAX: Final = 10_000
 LARGE_SESSION_BYTES: Final = 16 * 1024 * 1024
 """A session that moved more gives freed memory back to the system when it ends."""
 SEGMENT_UPLOADS_IN_FLIGHT_MAX: Final = 2
+"""Segments of one push in memory while the store takes them."""
+SEGMENTS_UNREPORTED_MAX: Final = 8
+"""Segments of one push that the store has taken and that are not yet durable and reported."""
 SEGMENT_FOOTER_READ_BYTES: Final = 256 * 1024
 """How much of a segment's end is read at once: the whole footer of 4,096 pages and more."""
 SEGMENT_FOOTERS_IN_FLIGHT_MAX: Final = 8

@@ -128,7 +128,7 @@ def collect(sizes: list[int], repeats: int, kinds: list[type[Peer]], work: Path)
 def _compile_program() -> None:
     """Leave byte code beside the sources, as an installer does.
 
-    A checkout does it by itself at first use, except where PYTHONDONTWRITEBYTECODE forbids it; there
+    A checkout does it by itself at first use, except where PYTHONDONTWRITEBYTECODE forbids it;
     every start would compile the program anew, for 35 ms that no user pays.
     """
     for folder in Path(edgereplica.__path__[0]).iterdir():

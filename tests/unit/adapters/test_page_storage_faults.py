@@ -23,9 +23,13 @@ from edgereplica.adapters.memory_store import MemoryStore
 from edgereplica.adapters.object_store import MeteredStore
 from edgereplica.adapters.page_map import MapDelta
 from edgereplica.adapters.page_storage import MapCache, PageMap, StagedSegment
-from edgereplica.adapters.ports import Buffer
+from edgereplica.adapters.ports import Buffer, Payload
 from edgereplica.events.errors import EdgeReplicaError, NotFound, ProtocolViolation, StorageError
-from edgereplica.events.limits import MAP_DELTAS_PER_SNAPSHOT_MAX, SEGMENT_UPLOADS_IN_FLIGHT_MAX
+from edgereplica.events.limits import (
+    MAP_DELTAS_PER_SNAPSHOT_MAX,
+    SEGMENT_UPLOADS_IN_FLIGHT_MAX,
+    SEGMENTS_UNREPORTED_MAX,
+)
 from edgereplica.events.pages import count_pages
 
 
@@ -193,6 +197,47 @@ def test_a_slow_store_holds_the_sender_back() -> None:
         assert store.most == SEGMENT_UPLOADS_IN_FLIGHT_MAX
         database.commit(await stage.seal(80))
         assert await database.read(1) == as_dict(pages)
+
+    with small_segments(9 * SIZE):
+        run(scenario())
+
+
+class TakingStore(SlowStore):
+    """Takes the bytes at once and is durable when the gate opens."""
+
+    async def put(self, key: str, parts: Sequence[Buffer]) -> None:
+        await MemoryStore.put(self, key, parts)
+        if isinstance(parts, Payload):
+            parts.release()
+            assert not parts
+        self.running += 1
+        self.most = max(self.most, self.running)
+        await self.gate.wait()
+        self.running -= 1
+
+
+def test_what_a_store_has_taken_holds_the_sender_back_only_when_it_is_much() -> None:
+    most = SEGMENT_UPLOADS_IN_FLIGHT_MAX + SEGMENTS_UNREPORTED_MAX
+
+    async def scenario() -> None:
+        store = TakingStore()
+        database = Database(store)
+        pages = make(8 * (most + 4))
+        stage = await database.open()
+        runs = ((1, len(pages)),)
+        sending = asyncio.create_task(database.send(stage, pages, runs, "raw", per_batch=8))
+        for _ in range(1000):
+            await asyncio.sleep(0)
+        assert not sending.done()
+        assert store.running == store.most == most
+        assert database.sent == 8 * (most + 1)
+        # Nothing is durable, so nothing may be counted on.
+        assert database.staged == []
+        store.gate.set()
+        await sending
+        database.commit(await stage.seal(len(pages)))
+        assert await database.read(1) == as_dict(pages)
+        assert len(database.staged) == most + 3
 
     with small_segments(9 * SIZE):
         run(scenario())
