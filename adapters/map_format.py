@@ -52,8 +52,12 @@ _ZSTD: Final = CODECS.index("zstd")
 NO_PARENT: Final = bytes(DIGEST_BYTES)
 
 
+def map_prefix(database_id: str) -> str:
+    return f"databases/{database_id}/maps"
+
+
 def map_key(database_id: str, version: int, unique: str) -> str:
-    return f"databases/{database_id}/maps/{version}-{unique}"
+    return f"{map_prefix(database_id)}/{version}-{unique}"
 
 
 @dataclass(frozen=True, slots=True)

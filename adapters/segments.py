@@ -79,8 +79,12 @@ _INDEX: Final = np.dtype(
 )
 
 
+def segment_prefix(org_id: str) -> str:
+    return f"orgs/{org_id}/segments"
+
+
 def segment_key(org_id: str, segment_id: str) -> str:
-    return f"orgs/{org_id}/segments/{segment_id}"
+    return f"{segment_prefix(org_id)}/{segment_id}"
 
 
 def corrupt(key: str, why: str) -> StorageError:

@@ -20,7 +20,7 @@ from ..adapters.page_storage import PageStorage
 from ..adapters.pins import Pin, Pins, guarding
 from ..adapters.ports import Clock, Repo, Statement
 from ..adapters.repack import BlockMerger, NewMap, Shape, rewrite_in_page_order, shape_of
-from ..adapters.segments import missing, segment_key
+from ..adapters.segments import missing, segment_key, segment_prefix
 from ..events.domain import MapsRewritten, RewrittenMap
 from ..events.errors import NotFound, StorageError
 from ..events.limits import (
@@ -162,7 +162,7 @@ class _Work:
         added = {name for outline in history.outlines() for name in outline.segments}
         if len(added) <= self._owner._pieces_max:
             return 0, 0
-        listed = await self._storage.objects.list(f"orgs/{history.org_id}/segments")
+        listed = await self._storage.objects.list(segment_prefix(history.org_id))
         sizes = {info.key.rpartition("/")[2]: info.size_bytes for info in listed}
         # Of the whole organization: a run that died may have left maps with names that no version
         # brought. What this database's maps do not name is not touched.

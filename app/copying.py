@@ -20,8 +20,10 @@ from typing import Any, Final
 from ..adapters import migrations
 from ..adapters.clock import SystemClock
 from ..adapters.ids import SystemIds
+from ..adapters.map_format import map_prefix
 from ..adapters.ports import ObjectInfo, ObjectStore, Repo, Row, Statement
 from ..adapters.projections import EMPTY_ALL, project
+from ..adapters.segments import segment_prefix
 from ..events import domain
 from ..events.errors import AlreadyExists, InvalidArgument, StorageError
 from ..events.limits import (
@@ -32,7 +34,7 @@ from ..events.limits import (
 from .places import Place
 from .verifying import Verified, verify
 
-_CREATED_TABLE: Final = re.compile(r"CREATE TABLE (\w+)")
+_CREATED_TABLE: Final = re.compile(r"CREATE TABLE (?:IF NOT EXISTS )?(\w+)")
 _EMPTIED_TABLE: Final = re.compile(r"DELETE FROM (\w+)")
 
 PASSING: Final = frozenset(
@@ -272,6 +274,5 @@ async def _prefixes(log: Repo) -> list[str]:
     """Under what keys objects lie: segments by organization, maps by database."""
     orgs = await log.all("SELECT org_id FROM organizations ORDER BY org_id")
     databases = await log.all("SELECT database_id FROM databases ORDER BY database_id")
-    return [f"orgs/{row['org_id']}" for row in orgs] + [
-        f"databases/{row['database_id']}" for row in databases
-    ]
+    segments = [segment_prefix(row["org_id"]) for row in orgs]
+    return segments + [map_prefix(row["database_id"]) for row in databases]

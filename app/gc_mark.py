@@ -11,9 +11,9 @@ import asyncio
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass, field
 
-from ..adapters.map_format import decode_map
+from ..adapters.map_format import decode_map, map_prefix
 from ..adapters.ports import ObjectInfo, ObjectStore, Repo, Row, Statement
-from ..adapters.segments import missing
+from ..adapters.segments import missing, segment_prefix
 from ..events.domain import VersionsExpired
 from ..events.errors import NotFound, StorageError
 from ..events.limits import MAP_READS_IN_FLIGHT_MAX
@@ -85,9 +85,7 @@ class Marker:
             org_id,
         )
         found.uploaded_bytes = await uploaded_bytes(repo, org_id)
-        segments = {
-            _name(info): info for info in await self._list(found, f"orgs/{org_id}/segments")
-        }
+        segments = {_name(info): info for info in await self._list(found, segment_prefix(org_id))}
         found.staged = await repo.all(
             "SELECT segment_id, database_id, stored_bytes, staged_at FROM staged_segments "
             "WHERE org_id = ?",
@@ -119,7 +117,7 @@ class Marker:
 
         A deleted database `refers` to its objects until a run has released it.
         """
-        listed = await self._list(found, f"databases/{database_id}/maps")
+        listed = await self._list(found, map_prefix(database_id))
         if listed:
             found.with_maps.add(database_id)
         maps, segments = set[str](), set[str]()
