@@ -245,14 +245,18 @@ class _Application:
             wal_backfilled=UNKNOWN,
         )
         try:
-            with LocalSnapshot.open(self._path, busy_timeout_seconds=0) as snapshot:
+            with (
+                sqlite_errors(self._path),
+                LocalSnapshot.open(self._path, busy_timeout_seconds=0) as snapshot,
+            ):
                 begin_read(self._connection)
                 (now,) = self._connection.execute("PRAGMA data_version").fetchone()
                 self._connection.execute("ROLLBACK")
                 if now != ours or snapshot.state.inode != identity_of(self._descriptor)[1]:
                     return unknown
                 return self._checkpoint(snapshot)
-        except EdgeReplicaError:  # somebody took the file at once; what was applied stands
+        except EdgeReplicaError:
+            # Somebody took the file at once, or its disk is full: what was applied stands.
             return unknown
 
     def _checkpoint(self, snapshot: LocalSnapshot) -> FileState:

@@ -1,6 +1,7 @@
 """A version applied in place: the replica is then byte for byte the version, or what it was."""
 
 import os
+import resource
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -219,6 +220,26 @@ def test_a_damaged_schema_does_not_stand_in_the_way(tmp_path: Path) -> None:
     path.write_bytes(data.replace(b"CREATE TABLE t(", b"CREATE TABLE t)"))
     apply(path, version)
     assert masked(pages_by_sqlite(path)) == masked(version)
+
+
+def test_a_disk_that_is_full_after_the_commit_takes_nothing_back(tmp_path: Path) -> None:
+    """Its log still fits, the checkpoint does not: that once failed a pull that had happened."""
+    path = build(tmp_path / "a.db", rows=2000)
+    app = open_app(path)
+    app.execute("UPDATE t SET x = zeroblob(300) WHERE id > 1990")
+    app.close()
+    version = pages_by_sqlite(path)
+    old = build(tmp_path / "b.db", rows=2000)
+    numbers = differing(version, pages_by_sqlite(old))
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
+    try:
+        applied = apply(old, version, numbers)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert old.stat().st_size > 5 * 100_000
+    assert applied.state.wal_frames == UNKNOWN
+    assert masked(pages_by_sqlite(old)) == masked(version)
 
 
 class TestNothingIsChanged:
