@@ -39,6 +39,7 @@ from ..events.limits import (
     WORKER_RESTART_SECONDS_MAX,
     WORKER_STOP_SECONDS_MAX,
 )
+from .leaving import leave
 from .logs import LogFormat, configure_logs
 from .places import Place
 from .serve import WorkerEnds, listen, loop_factory, serve_on, url_of
@@ -265,4 +266,6 @@ def run_worker(arguments: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(run_worker(sys.argv[1:]))
+    exit_code = run_worker(sys.argv[1:])
+    leave(exit_code)
+    sys.exit(exit_code)

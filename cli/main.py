@@ -11,6 +11,7 @@ from io import TextIOWrapper
 from types import TracebackType
 from typing import Any
 
+from ..app.leaving import leave
 from .console import note
 from .endings import exit_code_of, interruptions
 
@@ -43,6 +44,10 @@ def main() -> None:
         if command is not None:
             sys.exit(exit_code_of(interruptions()(command), as_json="--json" in words))
         run_tree(thresholds)
+    except SystemExit as stop:
+        if isinstance(stop.code, int):
+            leave(stop.code)
+        raise
     finally:
         # The interpreter collects garbage several times while it ends, over all that was imported:
         # an eighth of a small sync's time, for memory that is given back anyway.
