@@ -1,28 +1,40 @@
-"""Play many seeds of the simulation, each twice, and compare the traces.
+"""Play many seeds of the simulation (proof/sim), each twice, and compare the traces.
 
-python -m proof.simulate [--seeds N] [--first SEED] [--processes N] [--real-every N]
+One seed is one run of a whole deployment in one thread: a server, clients, their network and their
+disks, and everything that befalls them. A seed that violates anything, or whose two runs differ, is
+printed, and played once more with a recording of every session.
 
-A seed that violates anything, or whose two runs differ, is printed and played once more with a
-recording of every session, which `edgereplica fsm replay` runs again. One seed in `real-every` is
-played once by python-statemachine and once by the machines' tables (`proof.sim.tables`).
+examples:
+  python -m proof.simulate --seeds 100000
+  python -m proof.simulate --first 4711 --seeds 1           one seed again
+  python -m proof.simulate --seeds 5000 --page /tmp/x.md    leave specs/evidence.md as it is
 """
 
 import argparse
 import gc
 import multiprocessing
+import shlex
+import signal
 import sys
+import time
 import traceback
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from .evidence import ROOT, measured
-from .sim.world import Result, run
+from .evidence import PAGE, ROOT, measured
+from .sim.scenario import Result, run
+from .sim.world import DONE, INJECTED
 
-CHUNK = 250
+CHUNK = 100
 FAILURES_SHOWN_MAX = 10
+SHOW_SECONDS = 10.0
+"""Between two lines of progress where it is no terminal that reads them."""
+ALL_INJECTED_SEEDS = 2_000
+"""So many seeds bring about everything that is injected; or something is wrong with the check."""
 RECORDINGS = ROOT / "build" / "simulate"
+INTERRUPTED = 130
 
 
 @dataclass(slots=True)
@@ -38,11 +50,18 @@ class Summary:
         self.counts.update(other.counts)
         self.failures.update(other.failures)
 
+    def figures(self, names: Sequence[str]) -> dict[str, int]:
+        return {name: self.counts[name] for name in names}
+
+    @property
+    def never_happened(self) -> list[str]:
+        return [name for name in INJECTED if not self.counts[name]]
+
 
 def play(seed: int, real_every: int) -> Result:
     """Play `seed` twice. Raises what it violates; `AssertionError` if the runs differ."""
     first = run(seed, real=seed % real_every == 0)
-    second = run(seed, real=False)
+    second = run(seed, real=False, judged=False)
     if first.trace != second.trace:
         raise AssertionError(f"two runs of seed {seed} differ: {first.trace}, {second.trace}")
     return first
@@ -73,18 +92,22 @@ def record_failure(seed: int, folder: Path = RECORDINGS) -> str:
     target.mkdir(parents=True, exist_ok=True)
     for old in target.iterdir():
         old.unlink()
-    said = "it did not fail when it was recorded: the runs differ"
+    said = "it did not fail when it was recorded: its runs differ, or the tables from the machines"
     try:
-        result = run(seed, record=target, words=True)
-        (target / "trace.txt").write_text("\n".join(result.notes or ()))
+        run(seed, record=target)
     except Exception:  # noqa: BLE001 - as above
         said = traceback.format_exc()
     (target / "failure.txt").write_text(said)
-    sessions = sorted(path.name for path in target.glob("*.jsonl"))
+    sessions = len(list(target.glob("*.jsonl")))
+    at = target.relative_to(Path.cwd()) if target.is_relative_to(Path.cwd()) else target
+    where = shlex.quote(str(at))
     return (
-        f"seed {seed}\n{said}\n"
-        f"again:    python -m proof.simulate --first {seed} --seeds 1\n"
-        f"sessions: edgereplica fsm replay {target}/{{{','.join(sessions)}}}\n"
+        f"  recorded   {said.strip().splitlines()[-1]}\n"
+        f"  again      python -m proof.simulate --first {seed} --seeds 1\n"
+        f"  traceback  {where}/failure.txt\n"
+        f"  frames     {where}/trace.txt\n"
+        f"  sessions   {sessions}; to run them again:\n"
+        f'for s in {where}/*.jsonl; do echo "$s"; edgereplica fsm replay "$s"; done\n'
     )
 
 
@@ -95,38 +118,106 @@ def simulate(first: int, seeds: int, processes: int, real_every: int) -> Iterato
         for at in range(first, first + seeds, CHUNK)
     ]
     total = Summary()
-    with multiprocessing.get_context("spawn").Pool(processes) as pool:
+    # A Ctrl-C is for this process: it ends the others.
+    heard = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        pool = multiprocessing.get_context("spawn").Pool(processes, gc.freeze)
+    finally:
+        signal.signal(signal.SIGINT, heard)
+    with pool:
         for summary in pool.imap_unordered(play_range, jobs):
             total.add(summary)
             yield total
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(prog="proof.simulate", description=__doc__)
-    parser.add_argument("--seeds", type=int, default=100_000)
-    parser.add_argument("--first", type=int, default=0)
-    parser.add_argument("--processes", type=int, default=2)
-    parser.add_argument("--real-every", type=int, default=16)
-    chosen = parser.parse_args()
+def main(arguments: Sequence[str] | None = None) -> int:
+    chosen = _arguments(arguments)
     last = chosen.first + chosen.seeds - 1
+    show = _Progress(chosen.seeds)
     total = Summary()
-    with measured("simulate", seed=f"{chosen.first}..{last}") as evidence:
-        for total in simulate(chosen.first, chosen.seeds, chosen.processes, chosen.real_every):
-            _show(total, chosen.seeds)
-        evidence.counts = {
-            "seeds": total.seeds,
-            **total.counts,
-            "failures": len(total.failures),
-        }
-        evidence.passed = not total.failures
+    try:
+        with measured("simulate", seed=f"{chosen.first}..{last}", page=chosen.page) as evidence:
+            for total in simulate(chosen.first, chosen.seeds, chosen.processes, chosen.real_every):
+                show(total)
+            show.end()
+            lacking = total.never_happened if total.seeds >= ALL_INJECTED_SEEDS else []
+            evidence.counts = {
+                "seeds": total.seeds,
+                "runs": total.counts["runs"],
+                **total.figures((*DONE, *INJECTED)),
+                "failures": len(total.failures),
+            }
+            evidence.passed = not total.failures and not lacking
+    except KeyboardInterrupt:
+        show.end()
+        sys.stderr.write(f"interrupted after {total.seeds:,} of {chosen.seeds:,} seeds\n")
+        _show_figures(total)
+        return INTERRUPTED
+    _show_figures(total)
+    for name in lacking:
+        sys.stderr.write(f"never happened: {name}\n")
     for seed in sorted(total.failures)[:FAILURES_SHOWN_MAX]:
-        sys.stderr.write(f"\n{total.failures[seed]}\n{record_failure(seed)}")
-    return 1 if total.failures else 0
+        sys.stderr.write(f"\nseed {seed}: {total.failures[seed]}\n{record_failure(seed)}")
+    return 0 if evidence.passed else 1
 
 
-def _show(total: Summary, seeds: int) -> None:
-    if sys.stderr.isatty():
-        sys.stderr.write(f"\r{total.seeds:,} of {seeds:,}, {len(total.failures)} failed ")
+def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m proof.simulate",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--seeds", type=int, default=100_000, help="how many (100000)")
+    parser.add_argument("--first", type=int, default=0, help="the first of them (0)")
+    parser.add_argument("--processes", type=int, default=2, help="that share the work (2)")
+    parser.add_argument(
+        "--real-every",
+        type=int,
+        default=64,
+        metavar="N",
+        help="of N seeds one runs on python-statemachine the first time (64); all else runs the "
+        "machines' tables by a faster loop",
+    )
+    parser.add_argument(
+        "--page", type=Path, default=PAGE, help="where the row goes (specs/evidence.md)"
+    )
+    chosen = parser.parse_args(arguments)
+    if min(chosen.seeds, chosen.processes, chosen.real_every) < 1:
+        parser.error("--seeds, --processes and --real-every are 1 or more")
+    return chosen
+
+
+class _Progress:
+    """Says how far it is: in place on a terminal, else in a line now and then."""
+
+    def __init__(self, seeds: int) -> None:
+        self._seeds = seeds
+        self._in_place = sys.stderr.isatty()
+        self._began = time.monotonic()
+        self._said = -SHOW_SECONDS
+
+    def __call__(self, total: Summary) -> None:
+        now = time.monotonic()
+        if not self._in_place and now - self._said < SHOW_SECONDS:
+            return
+        self._said = now
+        left = (now - self._began) / total.seeds * (self._seeds - total.seeds)
+        failed = f", {len(total.failures)} failed" if total.failures else ""
+        line = f"{total.seeds:,} of {self._seeds:,} seeds{failed}, {left:,.0f} s to go"
+        sys.stderr.write(f"\r{line}\x1b[K" if self._in_place else f"{line}\n")
+        sys.stderr.flush()
+
+    def end(self) -> None:
+        if self._in_place:
+            sys.stderr.write("\r\x1b[K")
+
+
+def _show_figures(total: Summary) -> None:
+    """What the first runs did; the second ones did the same."""
+    for title, names in (("happened", DONE), ("injected", INJECTED)):
+        sys.stdout.write(f"{title}\n")
+        for name, count in total.figures(names).items():
+            sys.stdout.write(f"  {count:>12,}  {name}\n")
 
 
 if __name__ == "__main__":

@@ -1,15 +1,11 @@
-"""A client whose database is a list of pages and whose sidecar is a second one.
+"""A client: the real machines, driver and push end over the simulated wire and a `Replica`.
 
-It runs the real machines, driver and push end over the simulated wire; only the file is replaced,
-by `Replica`, which keeps the promises that `local_snapshot` and `local_apply` make (each tested
-with its own crash tests): a push reads one state, an installation happens at one moment, and is
-refused if the file was written to meanwhile. What `push_session` and `pull_session` decide from
-plan and sidecar is done here in the same way.
+What `push_session` and `pull_session` decide from plan and sidecar is done here in the same way.
 """
 
 import asyncio
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from random import Random
 from typing import Protocol
 
@@ -29,7 +25,7 @@ from edgereplica.events.errors import (
 )
 from edgereplica.events.limits import DIGEST_BYTES
 from edgereplica.events.messages import At, HelloReply
-from edgereplica.events.pages import Runs, count_pages, runs_of
+from edgereplica.events.pages import count_pages
 from edgereplica.events.session import (
     DrilledDown,
     PagesStored,
@@ -43,91 +39,8 @@ from edgereplica.events.wire import V1
 from edgereplica.fsm.effects import ApplyVersion, HashWindow, PrepareReplica, StorePages
 from edgereplica.fsm.effects import DrillDown as DrillDownEffect
 
+from .replica import Content, LocalDisk, Replica, Synced, local_content
 from .tables import Machines
-
-Pages = tuple[bytes, ...]
-
-
-def digests_of(content: "Content") -> bytearray:
-    return bytearray(hash_pages(b"".join(content.pages), content.page_size, 1))
-
-
-@dataclass(frozen=True, slots=True)
-class Content:
-    """A database: pages of `page_size` bytes, immutable; the same content is the same value."""
-
-    page_size: int
-    pages: Pages
-
-    def root(self) -> bytes:
-        return root_of(digests_of(self))
-
-
-@dataclass(frozen=True, slots=True)
-class Synced:
-    """The sidecar. `version` is None where the server named none (wire v1)."""
-
-    version: int | None
-    content: Content
-    root: bytes
-
-
-@dataclass(slots=True)
-class Replica:
-    """A file and its sidecar: what a client's disk holds through its crashes."""
-
-    content: Content | None = None
-    synced: Synced | None = None
-    writes: int = 0
-    """Counts the application's commits, so that an installation notices one under its feet."""
-
-    @property
-    def changed(self) -> bool:
-        return self.synced is None or self.content != self.synced.content
-
-    def write(self, content: Content) -> None:
-        self.content = content
-        self.writes += 1
-
-
-class _Snapshot:
-    """What `LocalContent` wants of a `LocalSnapshot`."""
-
-    def __init__(self, content: Content) -> None:
-        self._content = content
-
-    def read(self, first: int, last: int) -> memoryview:
-        return memoryview(b"".join(self._content.pages[first - 1 : last]))
-
-    def read_runs(self, runs: Runs) -> bytes:
-        return b"".join(bytes(self.read(first, last)) for first, last in runs)
-
-    def check_not_replaced(self) -> None:
-        pass
-
-    def close(self) -> None:
-        pass
-
-
-def local_content(content: Content, synced: Synced | None) -> LocalContent:
-    """As `local_plan` does: relative to the synced version where page sizes allow it."""
-    changed: Runs | None = None
-    digests: bytearray | None = None
-    if synced is not None and synced.content.page_size == content.page_size:
-        old = synced.content.pages
-        changed = runs_of(
-            number
-            for number, page in enumerate(content.pages, 1)
-            if number > len(old) or (page is not old[number - 1] and page != old[number - 1])
-        )
-        digests = digests_of(content)
-    return LocalContent(
-        _Snapshot(content),  # type: ignore[arg-type]
-        content.page_size,
-        len(content.pages),
-        digests=digests,
-        changed=changed,
-    )
 
 
 class SimPullEnd:
@@ -140,6 +53,7 @@ class SimPullEnd:
         wire_version: int,
         hash_again: bool,
         rng: Random,
+        disk: LocalDisk,
     ) -> None:
         self._replica = replica
         self._held = replica.content
@@ -147,11 +61,12 @@ class SimPullEnd:
         self._refusal = refusal
         self._wire_version = wire_version
         self._local = (
-            local_content(self._held, None if hash_again else replica.synced)
+            local_content(self._held, None if hash_again else replica.synced, disk)
             if self._held is not None
             else None
         )
         self._rng = rng
+        self._disk = disk
         self._windows: Iterator[WindowHashed] | None = None
         self._drill: DrillDown | None = None
         self._reply: HelloReply | None = None
@@ -212,6 +127,7 @@ class SimPullEnd:
         return DrilledDown(self._drill.next_round(effect.runs))
 
     async def store(self, effect: StorePages) -> PagesStored:
+        self._disk.call()
         size, count = self._version.page_size, count_pages(effect.runs)
         data = decode(effect.codec, effect.data, count * size)
         at = 0
@@ -233,16 +149,21 @@ class SimPullEnd:
             if self._digests[at : at + DIGEST_BYTES] == NO_DIGEST:
                 raise RootMismatch(f"page {at // DIGEST_BYTES + 1} never came")
         await asyncio.sleep(self._rng.random() * 0.2)
+        self._disk.call()
         if self._replica.writes != self._writes:
             raise FileReplaced("the file was changed in the meantime")
         self.installed = Content(self._version.page_size, tuple(self._pages))
-        self._replica.content = self.installed
+        self._replica.install(self.installed)
         await asyncio.sleep(self._rng.random() * 0.2)
         return VersionApplied(effect.version or self._version.head or 0)
 
 
 class Watcher(Protocol):
-    """Who is told what a client does: the oracle (`world`)."""
+    """Who is told what a client does (`world`)."""
+
+    def local_disk(self) -> LocalDisk:
+        """The disk under one attempt."""
+        ...
 
     def push_begins(self, name: str, content: Content, base: Synced | None, force: bool) -> str:
         """The message that this push shall carry."""
@@ -286,13 +207,12 @@ class SimClient:
         return replace(self.options, token=direction, record=record)
 
     async def push(self, force: bool) -> None:
-        content = self.replica.content
-        assert content is not None
         ignore = False
         failures = 0
         while True:
             # The state is read anew in every attempt, as the real client does.
             content = self.replica.content
+            assert content is not None
             synced = None if ignore else self.replica.synced
             message = self._watcher.push_begins(self.name, content, synced, force)
             try:
@@ -308,16 +228,17 @@ class SimClient:
                 await self._retry(error, failures)
             else:
                 self._watcher.pushed(message, version, content)
-                self.replica.synced = Synced(version, content, content.root())
+                self.replica.remember(Synced(version, content, content.root))
                 return
 
     async def _push_once(
         self, content: Content, synced: Synced | None, force: bool, message: str
     ) -> int | None:
-        local = local_content(content, synced)
+        local = local_content(content, synced, self._watcher.local_disk())
+        local.spool_changes()
         root = None
         if synced is not None and self.wire_version != V1:
-            root = synced.root if content == synced.content else local.root()
+            root = content.root
         planned = PushPlanned(
             page_size=content.page_size,
             page_count=len(content.pages),
@@ -364,7 +285,7 @@ class SimClient:
             )
         root = None
         if held is not None and self.wire_version != V1:
-            root = held.root()
+            root = held.root
             if synced is not None and not (changed and force):
                 root = synced.root
         planned = PullPlanned(
@@ -376,7 +297,8 @@ class SimClient:
             at=at,
             fresh=held is None,
         )
-        end = SimPullEnd(replica, refusal, self.wire_version, ignore, self._rng)
+        disk = self._watcher.local_disk()
+        end = SimPullEnd(replica, refusal, self.wire_version, ignore, self._rng, disk)
         machine = self._machines.client_pull(self.wire_version)
         options = self._session("pull")
         await run_session(options, self.wire_version, "pull", lambda _: (machine, end, planned))
@@ -385,10 +307,10 @@ class SimClient:
         if machine.state_id == "pulled":
             assert end.installed is not None
             self._watcher.pulled(self.name, reply.head, end.installed)
-            replica.synced = Synced(reply.head, end.installed, end.installed.root())
+            replica.remember(Synced(reply.head, end.installed, end.installed.root))
         elif held is not None and (force or synced is None or not changed):
             self._watcher.pulled(self.name, reply.head, held)
-            replica.synced = Synced(reply.head, held, held.root())
+            replica.remember(Synced(reply.head, held, held.root))
 
     async def _retry(self, error: EdgeReplicaError, failures: int) -> None:
         if not error.retryable or failures > self.options.retries:

@@ -8,7 +8,6 @@ drift from the other.
 """
 
 from collections.abc import Callable
-from copy import deepcopy
 from functools import lru_cache
 from inspect import signature
 from types import FunctionType
@@ -17,16 +16,18 @@ from typing import Any
 from statemachine import State
 
 from edgereplica.events.errors import ProtocolViolation
+from edgereplica.events.pages import PageSet
 from edgereplica.events.session import MessageReceived
 from edgereplica.fsm.client_pull import ClientPull
 from edgereplica.fsm.client_push import ClientPush
 from edgereplica.fsm.diagrams import steps
 from edgereplica.fsm.effects import Effect
-from edgereplica.fsm.machine import Machine, trigger_of
+from edgereplica.fsm.machine import MESSAGE_TRIGGERS, Machine, trigger_name
 from edgereplica.fsm.server_pull import ServerPull
 from edgereplica.fsm.server_push import ServerPush
 
 Call = Callable[[Any, Any], Any]
+_PLAIN = (int, str, bytes, tuple, type(None))
 Rows = dict[tuple[str, str], list[tuple[tuple[Call, ...], tuple[Call, ...], str]]]
 
 
@@ -36,18 +37,27 @@ class TableMachine:
     _rows: Rows
     _finals: frozenset[str]
     _fields: dict[str, Any]
+    _mutable_fields: dict[str, Any]
     title: str
+    state_id: str
 
     def __init__(self, **fields: Any) -> None:
-        self.__dict__.update(deepcopy(self._fields), **fields)
+        memory = self.__dict__
+        memory.update(self._fields)
+        for name, value in self._mutable_fields.items():
+            memory[name] = value() if callable(value) else dict(value)
+        memory.update(fields)
         self._effects: list[Effect] = []
 
     def handle(self, event: Any) -> tuple[Effect, ...]:
-        trigger = trigger_of(event)
         payload = event.message if isinstance(event, MessageReceived) else event
+        trigger = _triggers.get(type(payload)) or _learn(type(payload))
         try:
             for guards, actions, target in self._rows.get((self.state_id, trigger), ()):
-                if all(guard(self, payload) for guard in guards):
+                for guard in guards:
+                    if not guard(self, payload):
+                        break
+                else:
                     for action in actions:
                         action(self, payload)
                     self.state_id = target
@@ -64,6 +74,15 @@ class TableMachine:
     @property
     def finished(self) -> bool:
         return self.state_id in self._finals
+
+
+_triggers: dict[type, str] = dict(MESSAGE_TRIGGERS)
+
+
+def _learn(kind: type) -> str:
+    """What `trigger_of` says of every event of a kind, from now on without asking."""
+    name = _triggers[kind] = trigger_name(kind)
+    return name
 
 
 class _Bare(Machine):
@@ -86,6 +105,7 @@ def table_class(machine: type[Machine]) -> type[TableMachine]:
     ours = vars(real).keys() - vars(_Bare()).keys() - {state.id for state in machine.states}
     fields = {name: vars(real)[name] for name in ours} | {"refusal": None}
     fields["state_id"] = real.state_id
+    plain = {name: value for name, value in fields.items() if isinstance(value, _PLAIN)}
     rows: Rows = {}
     for step in steps(machine):
         guards = tuple(_guard(machine, name) for name in step.guards)
@@ -94,10 +114,20 @@ def table_class(machine: type[Machine]) -> type[TableMachine]:
     members = methods | {
         "_rows": rows,
         "_finals": frozenset(state.id for state in machine.states if state.final),
-        "_fields": fields,
+        "_fields": plain,
+        "_mutable_fields": {n: _fresh(fields[n]) for n in fields if n not in plain},
         "title": machine.title,
     }
     return type(f"Table{machine.__name__}", (TableMachine,), members)
+
+
+def _fresh(value: Any) -> Any:
+    """What makes a new field of what a new machine has in it."""
+    if isinstance(value, PageSet):
+        assert not value
+        return PageSet
+    assert isinstance(value, dict), f"{value!r}: say how to make another"
+    return value
 
 
 def _guard(machine: type[Machine], name: str) -> Call:
@@ -108,14 +138,15 @@ def _guard(machine: type[Machine], name: str) -> Call:
 
 
 def _call(machine: type[Machine], name: str) -> Call:
-    function = getattr(machine, name)
+    function: Any = getattr(machine, name)
     if isinstance(function, property):
         assert function.fget is not None
         getter = function.fget
         return lambda self, e: getter(self)
     if len(signature(function).parameters) == 1:
         return lambda self, e: function(self)
-    return function
+    checked: Call = function
+    return checked
 
 
 class Machines:
