@@ -3,7 +3,8 @@ and the next attempt goes on where the last one ended."""
 
 import asyncio
 import http.client
-from collections.abc import Iterator
+import itertools
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -13,7 +14,7 @@ from tests.helpers_postgres import Postgres
 from tests.helpers_s3 import S3
 from tests.helpers_scaled import User, change, make_database, rows, server
 
-from edgereplica.adapters import postgres_pool
+from edgereplica.adapters import object_store, postgres_pool
 from edgereplica.adapters.ports import Statement
 from edgereplica.adapters.postgres_repo import PostgresRepo
 from edgereplica.app.settings import Settings, load_settings
@@ -83,6 +84,66 @@ def test_a_push_to_a_store_that_is_down_is_refused_and_changes_nothing(
             assert await user.pulled(running.base, tmp_path / "old.db") != source.read_bytes()
             assert (await user.replica(running.base, source).push()).version == 2
             assert await user.pulled(running.base, tmp_path / "new.db") == source.read_bytes()
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("fault", ["refused", "cut", "answer_lost"])
+def test_a_store_that_fails_from_the_nth_request_on(
+    settings: Settings,
+    store: FaultyProxy,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    fault: Fault,
+) -> None:
+    """At every request of a push and of a pull by a server that has just started."""
+    monkeypatch.setattr(object_store, "STORE_RETRIES_MAX", 0)
+    source, seen = tmp_path / "source.db", []
+    make_database(source)
+
+    async def requests_of(work: Callable[[], Awaitable[object]]) -> int:
+        """Fail `work` from its n-th request on, for every n that it has."""
+        for number in itertools.count():
+            before = len(store.requests)
+            store.plan = lambda n, *_, last=before + number: fault if n > last else "none"
+            try:
+                await work()
+            except StorageError:
+                assert len(store.requests) > before + number
+            else:
+                assert len(store.requests) == before + number
+                return number
+            finally:
+                store.fail_all("none")
+        raise AssertionError("unreachable")
+
+    async def push() -> None:
+        async with server(settings) as running:
+            user = seen[0]
+            await user.replica(running.base, source, retries=0).push()
+
+    async def pull() -> None:
+        target = tmp_path / "fresh.db"
+        for path in tmp_path.glob("fresh.db*"):
+            path.unlink()
+        async with server(settings) as running:
+            user = seen[0]
+            try:
+                await user.replica(running.base, target, "pull", retries=0).pull()
+            except StorageError:
+                assert not target.exists()
+                raise
+            assert rows(target) == rows(source)
+
+    async def main() -> None:
+        async with server(settings) as running:
+            seen.append(await User.signup(running.base))
+            await seen[0].replica(running.base, source).push()
+        change(source, 1)
+        assert await requests_of(push) >= 2
+        assert await requests_of(pull) >= 2
+        async with server(settings) as running:
+            assert (await seen[0].replica(running.base, source).push()).version == 2
 
     asyncio.run(main())
 

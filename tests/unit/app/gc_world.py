@@ -258,19 +258,27 @@ class World:
             for number in range(history.oldest, history.head_version + 1):
                 await (await self.pull(database, number)).read()
 
-    def collector(self, hook: Hook | None = None, look_seconds: float = 0) -> GarbageCollector:
-        """A collector as another process would have it: nothing is shared but repo and store."""
+    def collector(
+        self,
+        hook: Hook | None = None,
+        look_seconds: float = 0,
+        clock: ManualClock | None = None,
+    ) -> GarbageCollector:
+        """A collector as another process would have it: nothing is shared but repo and store.
+
+        It may have a clock of its own.
+        """
 
         async def nothing() -> None: ...
 
-        repo = HookedRepo(self.repo, hook or nothing)
-        log = EventLog(repo, self.clock)
+        repo, clock = HookedRepo(self.repo, hook or nothing), clock or self.clock
+        log = EventLog(repo, clock)
         return GarbageCollector(
             repo,
             log,
             DatabaseHistory(log),
             HookedStore(self.store, hook or nothing),
-            self.clock,
+            clock,
             self.ids,
             grace_seconds=GRACE_SECONDS,
             staged_ttl_seconds=STAGED_SECONDS,

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.unit.app.gc_world import GRACE_SECONDS, STAGED_SECONDS, Crash, Hook, Pull, Push, World
 
+from edgereplica.adapters.clock import ManualClock
 from edgereplica.app.retention import Retention, set_retention
 from edgereplica.events.errors import (
     Conflict,
@@ -231,6 +232,33 @@ def test_a_push_that_slept_through_its_pin_commits_nothing() -> None:
         with pytest.raises(SessionTooSlow):
             await sleeper.end.compare_hashes(CompareHashes(()))
         assert (await world.history("d1")).head_version == 1
+
+    in_world(check)
+
+
+@pytest.mark.parametrize("ahead_seconds", [-LONG, CLOCK_SKEW_SECONDS_MAX, 10 * LONG])
+def test_a_collector_whose_clock_is_wrong_takes_nothing_that_is_referred_to(
+    ahead_seconds: float,
+) -> None:
+    """However far it is: a session that loses its pin so is told, and commits nothing."""
+
+    async def check(world: World) -> None:
+        await world.commit("d1", (1, 2, 3))
+        await (await world.push("d1", (1, 2, 4))).cut()
+        resumed = await world.uploaded("d1", (1, 2, 4))
+        pull = await world.pull("d1", 1)
+        clock = ManualClock(world.clock.now() + ahead_seconds)
+        for _ in range(4):
+            await world.collector(clock=clock).run()
+            clock.advance(LONG)
+            await world.check()
+        try:
+            await resumed.commit(world)
+        except SessionTooSlow:
+            await world.commit("d1", (1, 2, 4))
+        await pull.read()
+        await world.check()
+        assert (await world.history("d1")).head_version == 2
 
     in_world(check)
 
