@@ -96,6 +96,7 @@ def serve_on(
 ) -> None:
     """Serve on sockets opened when everything else stands; `ready` is called when it answers."""
     memory.bound_arenas()
+    memory.keep_freed()
     configure_logs(settings.log_level, log_format)
 
     async def main() -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from ..events.errors import InvalidArgument, Unauthenticated
+from ..events.limits import LARGE_SESSION_BYTES
 from .client import client_of, mint, read_token
 from .console import (
     Interrupted,
@@ -26,7 +27,7 @@ from .progress import ProgressBar
 
 if TYPE_CHECKING:
     from ..app.replica import Replica
-    from ..app.results import PullResult, PushResult, ReplicaStatus
+    from ..app.results import Progress, ProgressHook, PullResult, PushResult, ReplicaStatus
 
 
 class Compress(StrEnum):
@@ -278,7 +279,23 @@ def _replica(
     from ..app.replica import Replica
 
     server, token = credentials
-    return Replica(path, server=server, token=token, progress=bar, **options)
+    return Replica(path, server=server, token=token, progress=_watched_by(bar), **options)
+
+
+def _watched_by(bar: ProgressBar) -> "ProgressHook":
+    """`bar`; and memory is kept for the next batch once a sync turns out to be large.
+
+    The API leaves that alone: an application's memory is its own affair.
+    """
+
+    def hook(progress: "Progress") -> None:
+        if progress.bytes_sent + progress.bytes_received > LARGE_SESSION_BYTES:
+            from ..app.memory import keep_freed
+
+            keep_freed()
+        bar(progress)
+
+    return hook
 
 
 @contextmanager

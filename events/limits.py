@@ -74,6 +74,8 @@ PAGES_PER_DATABASE_MAX: Final = 64 * 1024 * 1024
 # Storage
 SEGMENT_BYTES_MAX: Final = 8 * 1024 * 1024
 MALLOC_ARENAS_MAX: Final = 2
+FREED_BYTES_KEPT_MAX: Final = 16 * 1024 * 1024
+"""Freed memory that a process with a large session keeps to itself. glibc takes 32 MiB at most."""
 GARBAGE_OBJECTS_MAX: Final = 10_000
 """New objects of a server after which Python looks for garbage cycles."""
 LARGE_SESSION_BYTES: Final = 16 * 1024 * 1024

@@ -26,7 +26,19 @@ from .messages import (
     Windows,
 )
 from .pages import Runs
-from .wire import V2, Frame, array, binary, pack, text, u32, u64, undecodable_on_error, unpack
+from .wire import (
+    V2,
+    Frame,
+    array,
+    binary,
+    pack,
+    pack_before,
+    text,
+    u32,
+    u64,
+    undecodable_on_error,
+    unpack,
+)
 
 
 class WireV2:
@@ -35,6 +47,9 @@ class WireV2:
     version = V2
 
     def encode(self, message: Message) -> list[bytes]:
+        if isinstance(message, PageData):
+            runs_and_codec = {"runs": message.runs, "codec": message.codec}
+            return [pack_before(V2, "page_data_batch", runs_and_codec, "data", message.data)]
         kind, encoder = _ENCODERS[type(message)]
         return [pack(V2, kind, encoder(message))]
 
@@ -242,7 +257,6 @@ _ENCODERS: dict[type, tuple[str, Callable[[Any], dict[str, Any]]]] = {
     RangeHashes: ("page_hash_batch", lambda m: {"ranges": m.ranges}),
     RangesDiffer: ("hash_mismatch_batch", lambda m: {"runs": m.runs}),
     RequestPages: ("request_pages", lambda m: {"runs": m.runs}),
-    PageData: ("page_data_batch", lambda m: {"runs": m.runs, "codec": m.codec, "data": m.data}),
     Complete: (
         "complete",
         lambda m: {

@@ -9,7 +9,7 @@ from tests.strategies import V2_MESSAGES
 from tests.wire_vectors import INVALID, VALID, VECTORS, Vector, document, frame
 
 from edgereplica.events.errors import FrameUndecodable
-from edgereplica.events.messages import ErrorMessage, Hello, HelloReply, Message
+from edgereplica.events.messages import ErrorMessage, Hello, HelloReply, Message, PageData
 from edgereplica.events.wire_v2 import WireV2
 
 CODEC = WireV2()
@@ -38,6 +38,13 @@ def test_an_invalid_frame_is_undecodable(name: str) -> None:
 def test_what_is_encoded_is_decoded(message: Message) -> None:
     (encoded,) = CODEC.encode(message)
     assert CODEC.decode(encoded) == message
+
+
+@pytest.mark.parametrize("length", [1, 2, 255, 256, 257, 65_535, 65_536, 65_537, 1 << 20])
+def test_pages_of_any_length_are_packed_as_msgpack_packs_them(length: int) -> None:
+    runs, pages = ((1, 3), (7, 7)), bytes(range(256)) * (length // 256 + 1)
+    wanted = frame(2, "page_data_batch", {"runs": runs, "codec": "raw", "data": pages[:length]})
+    assert CODEC.encode(PageData(runs, "raw", pages[:length])) == [wanted]
 
 
 @settings(max_examples=200, deadline=None)
