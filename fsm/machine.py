@@ -106,7 +106,9 @@ def _for_any_machine(kind: type, registry: CallbacksRegistry) -> CallbacksRegist
 def _method(kind: type, name: str) -> Callable[..., Any]:
     """The method `name` of machines of `kind`, called as the library calls: by keyword."""
     function = getattr(kind, name)
-    match function.__code__.co_varnames[: function.__code__.co_argcount]:
+    # A decorator that wraps it is called too, but what it takes is what it was declared with.
+    declared = getattr(function, "__wrapped__", function).__code__
+    match declared.co_varnames[: declared.co_argcount]:
         case ("self",):
             return lambda *_, machine, **__: function(machine)
         case ("self", "e"):

@@ -5,7 +5,7 @@ from typing import Any
 import msgpack
 import pytest
 
-from edgereplica.events.errors import EdgeReplicaError, FrameUndecodable
+from edgereplica.events.errors import EdgeReplicaError, FrameUndecodable, InvalidArgument
 from edgereplica.events.limits import (
     FRAME_BYTES_MAX,
     MSGPACK_DEPTH_MAX,
@@ -17,7 +17,18 @@ from edgereplica.events.messages import (
     ErrorMessage,
     HelloReply,
 )
-from edgereplica.events.wire import V1, V2, array, binary, frame_version, text, u32, u64, unpack
+from edgereplica.events.wire import (
+    V1,
+    V2,
+    array,
+    binary,
+    frame_version,
+    text,
+    u32,
+    u64,
+    undecodable_on_error,
+    unpack,
+)
 from edgereplica.events.wire_v1 import WireV1
 from edgereplica.events.wire_v2 import WireV2
 
@@ -295,3 +306,25 @@ def test_what_is_left_out_has_its_default() -> None:
     assert isinstance(reply, HelloReply) and type(reply.committed_at) is float
     error = {"code": "c", "message": "m", "details": {"a": 1}, "retryable": True}
     assert decode(frame(2, "error", error)) == ErrorMessage("m", "c", True, {"a": 1})
+
+
+def test_whatever_a_decoder_raises_is_undecodable() -> None:
+    def decode(codec: Any, untrusted: Any) -> Any:
+        if isinstance(untrusted, Exception):
+            raise untrusted
+        return codec, untrusted
+
+    checked = undecodable_on_error(decode)
+    assert checked("codec", b"frame") == ("codec", b"frame")
+    own = FrameUndecodable("own words", limit="l")
+    for raised, say, details in (
+        (own, "own words", {"limit": "l"}),
+        (InvalidArgument("words", value=3), "words", {"value": 3}),
+        (ValueError("why"), "a malformed frame: why", {}),
+        (TypeError("why"), "a malformed frame: why", {}),
+        (IndexError("why"), "a malformed frame: why", {}),
+        (KeyError("why"), "a malformed frame: 'why'", {}),
+    ):
+        with pytest.raises(FrameUndecodable) as caught:
+            checked("codec", raised)
+        assert (caught.value.message, dict(caught.value.details)) == (say, details)

@@ -1,5 +1,6 @@
 """What all machines share: how events are named, refused and told."""
 
+import functools
 from typing import Any
 
 import pytest
@@ -31,6 +32,7 @@ from edgereplica.events.session import (
     PullPlanned,
     PushOpened,
     PushPlanned,
+    ReplicaPrepared,
     VersionApplied,
 )
 from edgereplica.fsm.client_pull import ClientPull
@@ -114,3 +116,37 @@ def test_triggers_are_the_names_of_events_in_small_letters() -> None:
 
 def test_every_message_is_tried_here() -> None:
     assert set(MESSAGES) == set(MESSAGE_TRIGGERS)
+
+
+def test_a_wrapped_action_is_called_as_it_was_declared() -> None:
+    """Its wrapper takes anything: what it takes is asked of what it wraps."""
+    heard: list[Any] = []
+
+    class Wrapped(ClientPull):
+        @functools.wraps(ClientPull.prepare_replica)
+        def prepare_replica(self, *given: Any, **named: Any) -> None:
+            heard.append((given, named))
+            ClientPull.prepare_replica(self, *given, **named)
+
+        @functools.wraps(ClientPull.finish)
+        def finish(self, *given: Any, **named: Any) -> None:
+            heard.append((given, named))
+            ClientPull.finish(self, *given, **named)
+
+    machine = Wrapped()
+    reply = HelloReply(512, 7, 4, R1)
+    machine.handle(PULL)
+    machine.handle(MessageReceived(reply))
+    machine.handle(ReplicaPrepared("nothing"))
+    assert machine.state_id == "receiving"
+    assert heard == [((reply,), {}), ((), {})]
+
+
+def test_an_action_that_takes_something_else_is_refused_at_once() -> None:
+    class Strange(ClientPull):
+        def finish(self, colour: str) -> None:
+            raise AssertionError(colour)
+
+    with pytest.raises(TypeError) as caught:
+        Strange()
+    assert str(caught.value) == "Strange.finish takes an event `e`, or nothing"
