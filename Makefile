@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test test-js lint types check-generated generate bench bench-scale bench-hash bench-login prove simulate torture hostile prove-controls mutants clean
+.PHONY: demo test test-js lint types check-generated generate bench bench-scale bench-hash bench-login prove simulate torture hostile model-check prove-controls mutants clean
 
 $(STAMP): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -58,9 +58,10 @@ bench: $(STAMP)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev,bench]'
 	$(BIN)/python -m bench.sync --sizes $(SIZES) --repeats $(REPEATS) $(if $(PUBLISH),--publish)
 
-# DATABASE_URL and PAGE_STORE_URL choose what is measured; QUICK=1 for small sizes.
+# SCALED=1 starts PostgreSQL and an S3 server and measures on them; else DATABASE_URL and
+# PAGE_STORE_URL choose what is measured. QUICK=1 for small sizes.
 bench-scale: $(STAMP)
-	$(BIN)/python -m bench.scale $(if $(QUICK),--quick) $(if $(PUBLISH),--publish)
+	$(BIN)/python -m bench.scale $(if $(SCALED),--scaled) $(if $(QUICK),--quick) $(if $(PUBLISH),--publish)
 
 bench-hash: $(STAMP)
 	npm --prefix bench/hash install --no-audit --no-fund
@@ -84,6 +85,10 @@ prove: $(STAMP)
 
 simulate: $(STAMP)
 	$(BIN)/python -m proof.simulate --seeds $(SEEDS)
+
+# The protocol's Promela model, every state of it, and its planted flaws; needs spin and gcc.
+model-check: $(STAMP)
+	$(BIN)/python -m proof.model_check
 
 # Hostile input to codecs, machines, tokens and the client.
 hostile: $(STAMP)

@@ -32,8 +32,9 @@ def binaries() -> Path:
 class Postgres:
     """A running server; every `database()` is a fresh, empty one."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, *, durable: bool = False) -> None:
         self._directory = directory
+        self._durable = durable
         self._user = "nobody" if os.geteuid() == 0 else None
         self._bin = self._reachable(binaries())
         self._numbers = itertools.count(1)
@@ -60,8 +61,11 @@ class Postgres:
         assert done.returncode == 0, done.stdout + done.stderr
 
     def start(self) -> None:
-        """Returns when it answers. Nothing is synced: a test's data need not survive the host."""
-        options = ["-c", "fsync=off", "-c", "full_page_writes=off", "-c", "max_connections=200"]
+        """Returns when it answers. A test's data need not survive the host: unless it is to be
+        durable, nothing is synced."""
+        options = ["-c", "max_connections=200"]
+        if not self._durable:
+            options += ["-c", "fsync=off", "-c", "full_page_writes=off"]
         place = ["-p", str(self.port), "-c", "listen_addresses=127.0.0.1", "-k", ""]
         log = self._directory / "postgres.log"
         with log.open("ab") as output:
@@ -113,10 +117,10 @@ class Postgres:
 
 
 @contextmanager
-def postgres_server() -> Iterator[Postgres]:
+def postgres_server(*, durable: bool = False) -> Iterator[Postgres]:
     directory = Path(tempfile.mkdtemp(prefix="edgereplica-postgres-"))
     directory.chmod(0o755)
-    server = Postgres(directory)
+    server = Postgres(directory, durable=durable)
     try:
         server.start()
         yield server

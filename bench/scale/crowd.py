@@ -1,8 +1,9 @@
 """A crowd: clients that push small changes as fast as they are answered, and 1, 2, 4 workers.
 
-Each client has a database and a file of its own, and is the real one: file, sidecar, WebSocket. The
-clients run in two processes of this machine and take the larger part of its processors, so the
-figures say how workers compare here and are a lower bound of what they could do.
+Each client has a database of its own. They run in one process of this machine, so the server's and
+the clients' shares of its processors are measured beside the rate. `program` is the real client
+(file, sidecar, machine), `wire` one that does only what the protocol asks (`wire_client`): with few
+processors it leaves them to the server, and so shows what workers are good for.
 """
 
 import asyncio
@@ -13,18 +14,24 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Awaitable, Callable
 from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from tests.helpers_server import ServerProcess
 
 from edgereplica.app.admin_client import AdminClient
 from edgereplica.app.replica import AsyncReplica
+from edgereplica.app.serve import loop_factory
 
 from .many import rss_bytes, server_environment
+from .places import Fresh
+from .wire_client import WireClient
+from .world import Image
 
-_PROCESSES = 2
+Kind = Literal["program", "wire"]
+_PAGES = 250
 _UNBOUND = {
     "SYNC_OPENS_PER_TOKEN_PER_MINUTE": "1000000",
     "SYNC_OPENS_PER_ADDRESS_PER_MINUTE": "1000000",
@@ -33,94 +40,130 @@ _UNBOUND = {
 }
 
 
-def measure(work: Path, workers: list[int], clients: int, seconds: float) -> list[dict[str, Any]]:
+def measure(
+    work: Path, fresh: Fresh, runs: list[tuple[Kind, int]], clients: int, seconds: float
+) -> list[dict[str, Any]]:
+    """One crowd for each of `runs`: (kind of client, workers)."""
     found = []
-    for count in workers:
-        place = work / f"workers-{count}"
+    for kind, workers in runs:
+        place = work / f"{kind}-{workers}"
         place.mkdir()
-        arguments = ["--workers", str(count)] if count > 1 else []
-        environment = server_environment() | _UNBOUND
-        with ServerProcess(place / "data", *arguments, environment=environment) as server:
-            found.append({"workers": count, **_crowd(server, place, clients, seconds)})
-        print(f"  {count} workers: {found[-1]['pushes_per_second']:.0f} pushes/s", flush=True)
+        arguments = ["--workers", str(workers)] if workers > 1 else []
+        with fresh(place, False):
+            environment = server_environment() | _UNBOUND
+            with ServerProcess(place / "data", *arguments, environment=environment) as server:
+                one = {"kind": kind, "workers": workers}
+                found.append(one | _crowd(server, place, kind, clients, seconds))
+        print(
+            f"  {kind}, {workers} workers: {found[-1]['pushes_per_second']:.0f} pushes/s",
+            flush=True,
+        )
     return found
 
 
-def _crowd(server: ServerProcess, place: Path, clients: int, seconds: float) -> dict[str, Any]:
-    email = f"{time.time_ns()}@example.org"
-    session = AdminClient(server.base).signup(email, "correct horse battery")
+def cpu_seconds(pid: int) -> float:
+    """Processor time of a process and its children."""
+    ticks = 0
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        fields = (task / "stat").read_text().rsplit(")", 1)[1].split()
+        ticks += int(fields[11]) + int(fields[12])
+        children = (task / "children").read_text().split()
+        ticks += round(sum(map(cpu_seconds, map(int, children))) * os.sysconf("SC_CLK_TCK"))
+    return ticks / os.sysconf("SC_CLK_TCK")
+
+
+def _crowd(
+    server: ServerProcess, place: Path, kind: Kind, clients: int, seconds: float
+) -> dict[str, Any]:
+    session = AdminClient(server.base).signup(f"{time.time_ns()}@example.org", "correct horse")
     admin = AdminClient(server.base, session.token)
     members = []
     for number in range(clients):
         database = admin.create_database(f"db{number}")
         token = admin.issue_sync_token(database.id, "push").token
-        file = place / f"{number}.db"
-        with closing(sqlite3.connect(file)) as connection, connection:
-            connection.execute("CREATE TABLE t (id INTEGER PRIMARY KEY, body BLOB)")
-            rows = [(os.urandom(400),) for _ in range(2000)]
-            connection.executemany("INSERT INTO t (body) VALUES (?)", rows)
-        members.append([str(file), token])
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-m", "bench.scale.crowd", server.base, str(seconds)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        for _ in range(_PROCESSES)
-    ]
-    said = []
-    for index, process in enumerate(processes):
+        members.append([str(place / f"{number}.db"), token])
+    with subprocess.Popen(
+        [sys.executable, "-m", "bench.scale.crowd"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
         assert process.stdin is not None
-        json.dump(members[index::_PROCESSES], process.stdin)
-        process.stdin.close()
-    for process in processes:
         assert process.stdout is not None
-        said.append(json.loads(process.stdout.read()))
-        assert process.wait() == 0
-    latencies = sorted(latency for one in said for latency in one["latencies"])
+        given = {"kind": kind, "server": server.base, "members": members, "seconds": seconds}
+        process.stdin.write(json.dumps(given) + "\n")
+        process.stdin.flush()
+        assert process.stdout.readline() == "ready\n"
+        before = cpu_seconds(server.process.pid)
+        process.stdin.write("go\n")
+        process.stdin.flush()
+        said = json.loads(process.stdout.readline())
+        cpu = cpu_seconds(server.process.pid) - before
+        memory = rss_bytes(server.process.pid)
+    assert process.returncode == 0
+    latencies = sorted(said["latencies"])
     return {
         "clients": clients,
         "pushes": len(latencies),
-        "pushes_per_second": sum(len(one["latencies"]) / one["seconds"] for one in said),
+        "pushes_per_second": len(latencies) / said["seconds"],
         "latency_seconds": statistics.median(latencies),
         "latency_seconds_p99": latencies[int(len(latencies) * 0.99)],
-        "client_cpu_seconds": sum(one["cpu_seconds"] for one in said),
-        "wall_seconds": max(one["seconds"] for one in said),
-        "server_bytes": rss_bytes(server.process.pid),
+        "server_cpu_seconds": cpu / len(latencies),
+        "client_cpu_seconds": said["cpu_seconds"] / len(latencies),
+        "wall_seconds": said["seconds"],
+        "server_bytes": memory,
     }
 
 
-async def _clients(server: str, members: list[list[str]], seconds: float) -> dict[str, Any]:
+Push = Callable[[], Awaitable[object]]
+
+
+def _program(path: str, token: str, server: str) -> tuple[Callable[[], None], Push]:
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("CREATE TABLE t (id INTEGER PRIMARY KEY, body BLOB)")
+        rows = [(os.urandom(400),) for _ in range(2000)]
+        connection.executemany("INSERT INTO t (body) VALUES (?)", rows)
+
+    def change() -> None:
+        with closing(sqlite3.connect(path)) as connection, connection:
+            row = 1 + int.from_bytes(os.urandom(2)) % 2000
+            connection.execute("UPDATE t SET body = ? WHERE id = ?", (os.urandom(400), row))
+
+    return change, AsyncReplica(path, server=server, token=token).push
+
+
+def _wire(path: str, token: str, server: str) -> tuple[Callable[[], None], Push]:
+    client = WireClient(server.replace("http", "ws", 1) + "/sync", token, Image(_PAGES, hash(path)))
+    return lambda: client.image.change(1), client.push
+
+
+async def _clients(given: dict[str, Any]) -> dict[str, Any]:
+    make = _program if given["kind"] == "program" else _wire
+    members = [make(path, token, given["server"]) for path, token in given["members"]]
+    for change, push in members:  # the first push is the whole file, the second a small one
+        await push()
+        change()
+        await push()
+    print("ready", flush=True)
+    assert sys.stdin.readline() == "go\n"
     latencies: list[float] = []
+    began, cpu = time.perf_counter(), time.process_time()
+    until = began + given["seconds"]
 
-    async def one(path: str, token: str) -> None:
-        replica = AsyncReplica(path, server=server, token=token)
-        await replica.push()
-        await everybody.wait()
-        while time.perf_counter() < until:
-            with closing(sqlite3.connect(path)) as connection, connection:
-                row = 1 + int.from_bytes(os.urandom(2)) % 2000
-                connection.execute("UPDATE t SET body = ? WHERE id = ?", (os.urandom(400), row))
-            started = time.perf_counter()
-            await replica.push()
-            latencies.append(time.perf_counter() - started)
+    async def one(change: Callable[[], None], push: Push) -> None:
+        while (now := time.perf_counter()) < until:
+            change()
+            await push()
+            latencies.append(time.perf_counter() - now)
 
-    everybody = asyncio.Event()
-    until = float("inf")
-    tasks = [asyncio.create_task(one(path, token)) for path, token in members]
-    await asyncio.sleep(2)  # the first pushes, which are whole files
-    started = time.perf_counter()
-    until = started + seconds
-    everybody.set()
-    await asyncio.gather(*tasks)
+    await asyncio.gather(*(one(*member) for member in members))
     return {
         "latencies": latencies,
-        "seconds": time.perf_counter() - started,
-        "cpu_seconds": time.process_time(),
+        "seconds": time.perf_counter() - began,
+        "cpu_seconds": time.process_time() - cpu,
     }
 
 
 if __name__ == "__main__":
-    given = json.load(sys.stdin)
-    print(json.dumps(asyncio.run(_clients(sys.argv[1], given, float(sys.argv[2])))))
+    with asyncio.Runner(loop_factory=loop_factory()) as runner:
+        print(json.dumps(runner.run(_clients(json.loads(sys.stdin.readline())))))

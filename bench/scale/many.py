@@ -1,8 +1,8 @@
 """Many databases in the log: how a server starts and what opening one of them costs.
 
 The events are those that pushes would have left, appended database by database; map objects and
-segments they name are not there, since nothing here reads them. On SQLite they are written by one
-connection that does not sync, in a few minutes' less time; on PostgreSQL through its repository.
+segments they name are not there, since nothing here reads them. They are written by one SQLite
+connection that does not sync; PostgreSQL gets a copy of its tables.
 """
 
 import asyncio
@@ -10,11 +10,13 @@ import contextlib
 import json
 import os
 import random
+import shutil
 import sqlite3
 import statistics
 import subprocess
 import sys
 import time
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +35,7 @@ from edgereplica.app.settings import load_settings
 from edgereplica.events.domain import DatabaseCreated, VersionCommitted, database_stream
 from edgereplica.events.pages import digest, page_size
 
+from .places import NAMES
 from .world import World
 
 _ORGANIZATIONS = 100
@@ -95,16 +98,50 @@ async def _one(world: World, versions: int) -> str:
 
 
 async def _fill_place(data_dir: Path, databases: int, versions: int) -> list[tuple[str, str]]:
+    prepare(data_dir)
+    filled = _Unsynced(database_path(data_dir))
+    try:
+        made = await _fill(filled, databases, versions)
+    finally:
+        await filled.close()
     place = Place.of(load_settings(data_dir=data_dir))
     if not place.embedded:
         async with place.repo() as repo:
-            return await _fill(repo, databases, versions)
-    prepare(data_dir)
-    repo = _Unsynced(database_path(data_dir))
-    try:
-        return await _fill(repo, databases, versions)
-    finally:
-        await repo.close()
+            await migrations.migrate(repo)
+        _copy_tables(database_path(data_dir), place.database_url)
+        shutil.rmtree(data_dir)
+        data_dir.mkdir()
+    return made
+
+
+def _copy_tables(source: Path, url: str) -> None:
+    """The log and what the events of `_fill` make, as PostgreSQL's bulk load takes them."""
+    import psycopg
+    from psycopg import sql
+
+    with closing(sqlite3.connect(source)) as theirs, psycopg.connect(url) as ours:
+        for table in ("events", "users", "identities", "organizations", "databases"):
+            rows = theirs.execute(f"SELECT * FROM {table} ORDER BY rowid")
+            names = [column[0] for column in rows.description]
+            kept = [number for number, name in enumerate(names) if name != "position"]
+            copy = sql.SQL("COPY {} ({}) FROM STDIN").format(
+                sql.Identifier(table),
+                sql.SQL(", ").join(sql.Identifier(names[number]) for number in kept),
+            )
+            with ours.cursor() as cursor, cursor.copy(copy) as sink:
+                for row in rows:
+                    sink.write_row([row[number] for number in kept])
+        ours.commit()
+        ours.autocommit = True
+        ours.execute("VACUUM ANALYZE")
+
+
+async def _log_bytes(place: Place) -> int:
+    if place.embedded:
+        return database_path(place.directory).stat().st_size
+    async with place.repo() as repo:
+        row = await repo.first("SELECT pg_database_size(current_database()) AS size")
+        return int(row["size"]) if row else 0
 
 
 def rss_bytes(pid: int) -> int:
@@ -127,8 +164,7 @@ def measure(data_dir: Path, databases: int, versions: int) -> dict[str, Any]:
         "versions": versions,
         "fill_seconds": time.perf_counter() - started,
     }
-    if Place.of(load_settings(data_dir=data_dir)).embedded:
-        found["log_bytes"] = database_path(data_dir).stat().st_size
+    found["log_bytes"] = asyncio.run(_log_bytes(Place.of(load_settings(data_dir=data_dir))))
     starts = []
     for _ in range(3):
         started = time.perf_counter()
@@ -150,8 +186,7 @@ def measure(data_dir: Path, databases: int, versions: int) -> dict[str, Any]:
 
 def server_environment() -> dict[str, str]:
     """What a server of the benchmark is told: the place, and to leave maintenance to us."""
-    names = ("DATABASE_URL", "PAGE_STORE_URL", "SESSION_KEY")
-    kept = {name: os.environ[name] for name in names if name in os.environ}
+    kept = {name: os.environ[name] for name in NAMES if name in os.environ}
     return {"GC_INTERVAL_SECONDS": "0"} | kept
 
 

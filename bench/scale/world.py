@@ -4,9 +4,10 @@ What is measured is the server with its repository and its store: `DATABASE_URL`
 `PAGE_STORE_URL` choose them as they do for `serve`; without them, a data directory.
 """
 
+import copy
 import random
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,7 +31,7 @@ from edgereplica.app.sync_services import SyncServices
 from edgereplica.app.tokens import VerifiedClaims
 from edgereplica.events.domain import DatabaseCreated, OrganizationCreated, UserSignedUp
 from edgereplica.events.messages import Complete, Hello
-from edgereplica.events.pages import pages_of, runs_of
+from edgereplica.events.pages import Runs, pages_of, runs_of
 from edgereplica.fsm.effects import (
     CommitPush,
     CompareHashes,
@@ -109,12 +110,10 @@ class World:
         )
 
 
-class Client:
-    """A database file in memory: pushes what changed, as a v2 client with a sidecar does."""
+class Image:
+    """A database file in memory, and what a v2 client with a sidecar says of it."""
 
-    def __init__(self, world: World, database_id: str, pages: int, seed: int) -> None:
-        self._world = world
-        self._database_id = database_id
+    def __init__(self, pages: int, seed: int) -> None:
         self._random = random.Random(seed)
         self._pages = [page(self._random) for _ in range(pages)]
         self._digests = bytearray(hash_pages(b"".join(self._pages), PAGE_SIZE))
@@ -131,26 +130,57 @@ class Client:
             at = (number - 1) * 32
             self._digests[at : at + 32] = hash_pages(self._pages[number - 1], PAGE_SIZE)
 
-    async def push(self, services: SyncServices) -> None:
-        end = PushServerEnd(services, self._world.claims(self._database_id))
+    def hello(self) -> Hello:
         base = {"base": self.version, "base_root": self.root} if self.version else {"base": 0}
-        root = root_of(bytes(self._digests))
-        hello = Hello(PAGE_SIZE, len(self._pages), root=root, **base)
-        opened = await end.open(OpenPush(hello))
-        assert opened.conflict is None
-        windows = tuple(
+        return Hello(PAGE_SIZE, len(self._pages), root=root_of(bytes(self._digests)), **base)
+
+    def windows(self) -> tuple[tuple[int, bytes], ...]:
+        return tuple(
             (first, bytes(self._digests[(first - 1) * 32 : last * 32]))
             for first, last in runs_of(self._changed)
         )
-        wanted = list(pages_of((await end.compare_hashes(CompareHashes(windows))).runs))
-        packer = zstandard.ZstdCompressor(level=1)
+
+    def batches(self, runs: Runs) -> Iterator[tuple[Runs, bytes]]:
+        wanted, packer = list(pages_of(runs)), zstandard.ZstdCompressor(level=1)
         for start in range(0, len(wanted), _BATCH_PAGES):
             some = wanted[start : start + _BATCH_PAGES]
-            data = packer.compress(b"".join(self._pages[number - 1] for number in some))
-            await end.stage(StagePages(runs_of(some), "zstd", data))
-        done = await end.commit(CommitPush(Complete(len(self._pages), root)))
+            joined = b"".join(self._pages[number - 1] for number in some)
+            yield runs_of(some), packer.compress(joined)
+
+    def complete(self) -> Complete:
+        return Complete(len(self._pages), root_of(bytes(self._digests)))
+
+    def pushed(self, version: int, root: bytes) -> None:
+        self.version, self.root = version, root
+
+    def twin(self) -> "Image":
+        """The same content as somebody has it who never pushed it."""
+        other = copy.copy(self)
+        other._pages, other._digests = list(self._pages), bytearray(self._digests)
+        other._changed = list(range(1, len(self._pages) + 1))
+        other.pushed(0, b"")
+        return other
+
+
+class Client:
+    """Pushes an image to one database, and pulls from it."""
+
+    def __init__(self, world: World, database_id: str, image: Image) -> None:
+        self._world = world
+        self._database_id = database_id
+        self.image = image
+
+    async def push(self, services: SyncServices) -> None:
+        image = self.image
+        end = PushServerEnd(services, self._world.claims(self._database_id))
+        opened = await end.open(OpenPush(image.hello()))
+        assert opened.conflict is None
+        wanted = await end.compare_hashes(CompareHashes(image.windows()))
+        for runs, data in image.batches(wanted.runs):
+            await end.stage(StagePages(runs, "zstd", data))
+        done = await end.commit(CommitPush(image.complete()))
         await end.close()
-        self.version, self.root = done.version, root
+        image.pushed(done.version, done.root)
 
     async def pull(self, version: int | None = None) -> Pulled:
         """A fresh pull from a process that has just started; its root is checked."""
