@@ -16,8 +16,9 @@ from ..adapters.local_changes import require_unchanged
 from ..adapters.local_errors import local_errors
 from ..adapters.local_fresh import FreshFile
 from ..adapters.local_state import FileState
+from ..adapters.ports import Buffer
 from ..events.errors import EdgeReplicaError, RootMismatch
-from ..events.limits import DIGEST_BYTES, SPOOL_BYTES_IN_MEMORY_MAX, V1_ANNOUNCED_PAGES_MAX
+from ..events.limits import DIGEST_BYTES, PULLED_BYTES_IN_MEMORY_MAX, V1_ANNOUNCED_PAGES_MAX
 from ..events.messages import HelloReply
 from ..events.pages import count_pages, lock_byte_page
 from ..events.session import (
@@ -36,28 +37,48 @@ from .local_content import DrillDown, LocalContent, PageHook
 
 
 class Spool:
-    """Pages kept aside in the order of arrival: (first page, joined data) pieces."""
+    """Pages kept aside in the order of arrival, as (first page, joined data) pieces.
+
+    In memory while they are few, then in a file beside the database.
+    """
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
-        with local_errors(directory):
-            self._file: IO[bytes] = tempfile.SpooledTemporaryFile(  # noqa: SIM115 - see `close`
-                SPOOL_BYTES_IN_MEMORY_MAX, "w+b", prefix=".edgereplica-", dir=str(directory)
-            )
-        self._pieces: list[tuple[int, int]] = []
+        self._held: list[tuple[int, memoryview]] = []
+        self._bytes_held = 0
+        self._file: IO[bytes] | None = None
+        self._filed: list[tuple[int, int]] = []
 
     def write(self, first: int, data: memoryview) -> None:
-        with local_errors(self._directory):
-            self._file.write(data)
-        self._pieces.append((first, len(data)))
+        """`data` is kept, not copied, as long as it stays in memory."""
+        self._held.append((first, data))
+        self._bytes_held += len(data)
+        if self._file is not None or self._bytes_held > PULLED_BYTES_IN_MEMORY_MAX:
+            self._move_to_file()
 
-    def pieces(self) -> Iterator[tuple[int, bytes]]:
-        self._file.seek(0)
-        for first, length in self._pieces:
-            yield first, self._file.read(length)
+    def _move_to_file(self) -> None:
+        with local_errors(self._directory):
+            if self._file is None:
+                self._file = tempfile.TemporaryFile(  # noqa: SIM115 - see `close`
+                    "w+b", prefix=".edgereplica-", dir=str(self._directory)
+                )
+            for first, data in self._held:
+                self._file.write(data)
+                self._filed.append((first, len(data)))
+        self._held = []
+        self._bytes_held = 0
+
+    def pieces(self) -> Iterator[tuple[int, Buffer]]:
+        if self._file is not None:
+            self._file.seek(0)
+            for first, length in self._filed:
+                yield first, self._file.read(length)
+        yield from self._held
 
     def close(self) -> None:
-        self._file.close()
+        self._held = []
+        if self._file is not None:
+            self._file.close()
 
 
 class PullClientEnd:

@@ -17,8 +17,9 @@ DIGEST_BYTES: Final = 32
 # Wire
 FRAME_BYTES_MAX: Final = 16 * 1024 * 1024
 BATCH_DECODED_BYTES_MAX: Final = 1024 * 1024
-AUTO_COMPRESSED_BYTES: Final = 8 * 1024 * 1024
-"""What `--compress auto` compresses before it has measured the link."""
+AUTO_COMPRESSED_BYTES: Final = 16 * 1024 * 1024
+"""What `--compress auto` compresses before it has measured the link: enough to make up for the
+hashes of a first push of 1 GiB, so that it is smaller than its pages."""
 HASH_WINDOW_PAGES: Final = 4096
 """Page hashes announced in one v2 `page_hashes` frame, at most."""
 HASH_WINDOW_BYTES: Final = 4 * 1024 * 1024
@@ -30,6 +31,8 @@ SETTLE_ATTEMPTS_MAX: Final = 4
 """Times that a file written within the last tick of the clock is looked at again."""
 SPOOL_BYTES_IN_MEMORY_MAX: Final = 32 * 1024 * 1024
 """Changed pages held in memory, so that the file's read transaction can end early."""
+PULLED_BYTES_IN_MEMORY_MAX: Final = 16 * 1024 * 1024
+"""Pages for an existing file held in memory until all have come; more go to a file beside it."""
 ANNOUNCED_WINDOWS_MAX: Final = 4
 """Windows a v2 client announces ahead of the server's answers."""
 PAGES_PER_FRAME_MAX: Final = 65_536

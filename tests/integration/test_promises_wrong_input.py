@@ -18,6 +18,7 @@ from tests.helpers_server import START_SECONDS_MAX, ServerProcess
 from tests.helpers_sync import User, dump, error_in, execute, make_notes
 
 from edgereplica.app import sample_database
+from edgereplica.events.limits import ANNOUNCED_WINDOWS_MAX, HASH_WINDOW_BYTES
 
 MIB = 1024 * 1024
 NOBODY = 65_534
@@ -182,7 +183,9 @@ def test_a_full_disk_of_the_server_loses_nothing_and_passes(
 
 def test_a_file_replaced_in_mid_push_is_noticed(user: User, tmp_path: Path) -> None:
     file, other = tmp_path / "app.db", tmp_path / "other.db"
-    sample_database.create(file, 16 * MIB)
+    # More windows than are announced before the proxy stalls, and those that the answers to them
+    # allow: so the last one, after which the file is looked at again, cannot have been read yet.
+    sample_database.create(file, (2 * ANNOUNCED_WINDOWS_MAX + 2) * HASH_WINDOW_BYTES)
     make_notes(other)
     with CuttingProxy(user.base, Fault("stall", MIB)) as proxy:
         push = user.start(
