@@ -112,7 +112,7 @@ def markdown(found: dict[str, Any]) -> str:
         "## Clients that push small changes, on the same machine",
         "",
         "*wire*: clients that do no more than the protocol asks; *program*: the real one, with its "
-        "file. Processor time is for each push"
+        "file. Processor time is for each push; the best of several rounds by turns"
         + (", and the page store is a directory here." if found["scaled"] else "."),
         "",
         *_table(
