@@ -10,6 +10,10 @@ that is what a small push would mostly wait for, with the write lock in its hand
 come while one is being written are written together, with one sync for all (group commit); if one
 of them is refused, each is written alone, so none sees what became of another.
 
+Between processes SQLite's lock has no queue. SQLite itself would ask for it after longer and longer
+pauses, up to 100 ms, and whoever is asleep when it comes free has lost it: of two busy workers one
+waited for seconds. So it is asked for every few milliseconds here.
+
 A transaction runs to its end whatever becomes of its caller: one that is cancelled in the middle
 only never learns how it ended.
 """
@@ -17,6 +21,8 @@ only never learns how it ended.
 import asyncio
 import contextlib
 import sqlite3
+import threading
+import time
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -28,6 +34,7 @@ import aiosqlite
 
 from ..events.errors import StorageError
 from ..events.limits import (
+    REPO_BUSY_PAUSE_SECONDS,
     REPO_BUSY_SECONDS_MAX,
     REPO_READERS_MAX,
     STATEMENTS_IN_FLIGHT_MAX,
@@ -36,6 +43,7 @@ from .ports import Row, Statement
 from .sqlite_dialect import repo_errors
 
 _T = TypeVar("_T")
+_NEVER = threading.Event()
 
 _PRAGMAS = (
     "PRAGMA journal_mode = WAL",
@@ -110,6 +118,7 @@ class SqliteRepo:
             try:
                 for _ in range(readers + 1):
                     opened.append(await _connect(path))
+                await opened[0].run(lambda c: c.execute("PRAGMA busy_timeout = 0").fetchall())
             except BaseException:
                 for connection in opened:
                     await connection.close()
@@ -241,7 +250,17 @@ def _finish(connection: sqlite3.Connection, group: Sequence[Sequence[Statement]]
 
 
 def _begin(connection: sqlite3.Connection) -> None:
-    connection.execute("BEGIN IMMEDIATE")
+    """Take the write lock; SQLITE_BUSY if another process holds it for too long."""
+    until = time.monotonic() + REPO_BUSY_SECONDS_MAX
+    while True:
+        try:
+            connection.execute("BEGIN IMMEDIATE")
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() >= until:
+                raise
+            _NEVER.wait(REPO_BUSY_PAUSE_SECONDS)
+        else:
+            return
 
 
 def _execute(connection: sqlite3.Connection, statements: Sequence[Statement]) -> int:

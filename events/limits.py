@@ -152,6 +152,8 @@ DATABASE_NAME_CHARS_MAX: Final = 64
 # Repository, log and histories
 REPO_READERS_MAX: Final = 3
 REPO_BUSY_SECONDS_MAX: Final = 15.0
+REPO_BUSY_PAUSE_SECONDS: Final = 0.002
+"""Between two questions for SQLite's write lock, while another process holds it."""
 REPO_CONNECT_SECONDS_MAX: Final = 5.0
 REPO_RECONNECT_SECONDS: Final = 0.1
 """Between two attempts to reach a PostgreSQL that is starting or gone."""

@@ -58,7 +58,7 @@ def test_one_that_is_refused_takes_no_other_with_it(tmp_path: Path) -> None:
 def test_a_lock_that_is_not_given_is_waited_for_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sqlite_repo, "REPO_BUSY_SECONDS_MAX", 0.01)
+    monkeypatch.setattr(sqlite_repo, "REPO_BUSY_SECONDS_MAX", 0)
     path = tmp_path / "repo.db"
 
     async def main() -> None:
@@ -69,5 +69,32 @@ def test_a_lock_that_is_not_given_is_waited_for_once(
             assert {type(outcome) for outcome in outcomes} == {StorageError}
             assert said == ["BEGIN"]
             assert await at_once(repo, 1, 2) == [1, 1]
+
+    asyncio.run(main())
+
+
+def test_a_lock_of_another_process_is_asked_for_until_it_is_free(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "repo.db"
+
+    async def main() -> None:
+        async with traced(path) as (repo, said):
+            with closing(
+                sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+            ) as other:
+                other.execute("BEGIN IMMEDIATE")
+                asked = 0
+
+                def pause(seconds: float) -> None:
+                    nonlocal asked
+                    asked += 1
+                    if asked == 5:
+                        other.execute("COMMIT")
+
+                monkeypatch.setattr(sqlite_repo._NEVER, "wait", pause)
+                assert await at_once(repo, 1, 2) == [1, 1]
+            assert asked == 5
+            assert said == ["BEGIN"] * 6 + ["INSERT", "INSERT", "COMMIT"]
 
     asyncio.run(main())
