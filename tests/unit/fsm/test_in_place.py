@@ -41,11 +41,16 @@ def test_the_engine_would_have_done_the_same(
         return done
 
     for situation in explore(name, wire_version):
+        machines = situation.enter(), situation.enter()
         for event in examples(wire_version):
-            monkeypatch.setattr(StrictMachine, "_take_in_place", counted)
-            short = answer(situation.enter(), event)
-            monkeypatch.setattr(StrictMachine, "_take_in_place", lambda *_: False)
-            assert answer(situation.enter(), event) == short, (situation, event)
+            answers = []
+            for machine, way in zip(machines, (counted, lambda *_: False), strict=True):
+                with monkeypatch.context() as patch:
+                    patch.setattr(StrictMachine, "_take_in_place", way)
+                    answers.append(answer(machine, event))
+            assert answers[0] == answers[1], (situation, event)
+            if isinstance(answers[0][0], tuple):  # taken; a refusal leaves the machine as it was
+                machines = situation.enter(), situation.enter()
     assert taken
 
 
@@ -74,13 +79,14 @@ def test_batches_of_pages_never_reach_the_engine(
     taken = set()
     for situation in explore(name, 2):
         for event in examples(2):
-            machine = situation.enter()
-            with monkeypatch.context() as patch:
-                patch.setattr(machine, "send", lambda *_, **__: pytest.fail("the engine was asked"))
-                with suppress(EdgeReplicaError, Failed):
-                    machine.handle(event)
-                    taken.add(trigger_of(event))
-    assert taken & batches
+            if trigger_of(event) in batches:
+                machine = situation.enter()
+                with monkeypatch.context() as patch:
+                    patch.setattr(machine, "send", lambda *_, **__: pytest.fail("to the engine"))
+                    with suppress(EdgeReplicaError, Failed):
+                        machine.handle(event)
+                        taken.add(trigger_of(event))
+    assert taken
 
 
 def test_a_listener_hears_of_every_transition() -> None:
