@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .evidence import PAGE, ROOT, measured
-from .promela import MODEL, Model, read_model
+from .promela import MAIN, Model, Place, model_texts, read_model
 
 FOLDER = ROOT / "build" / "model-check"
 SESSIONS = 2
@@ -73,14 +73,14 @@ class ModelCheckFailed(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """What one exhaustive search found. `violated` is a promise, or None; `unreached` are lines."""
+    """What one exhaustive search found. `violated` is a promise, or None."""
 
     states: int
     transitions: int
     depth: int
     memory_mib: float
     violated: str | None
-    unreached: frozenset[int]
+    unreached: frozenset[Place]
     trail: str = ""
 
 
@@ -110,11 +110,12 @@ def search(
     """
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    text = MODEL.read_text(encoding="utf-8")
-    (folder / MODEL.name).write_text(text, encoding="utf-8")
+    texts = model_texts()
+    for name, text in texts.items():
+        (folder / name).write_text(text, encoding="utf-8")
     flags = [f"-DSESSIONS={sessions}", *(f"-D{name}" for name in defines)]
     # -o3: without merged statements, so that each has its own place in the list of the unreached.
-    _run(folder, "spin", "-o3", *flags, "-a", MODEL.name)
+    _run(folder, "spin", "-o3", *flags, "-a", MAIN)
     options = ["-DSAFETY", "-DCOLLAPSE", f"-DMEMLIM={MEMORY_MIB_MAX}"]
     options += [] if claims else [CLAIMS_UNCHECKED]
     # What takes less time than to be optimized is not.
@@ -122,7 +123,7 @@ def search(
     _run(folder, _compiler() or "cc", "-w", *options, "-o", "pan", "pan.c")
     said = _run(folder, "./pan", f"-m{DEPTH_MAX}")
     (folder / "pan.txt").write_text(said, encoding="utf-8")
-    return _judge(folder, said, read_model(text), flags)
+    return _judge(folder, said, read_model(texts), flags)
 
 
 def _run(folder: Path, *command: str) -> str:
@@ -155,7 +156,7 @@ def _judge(folder: Path, said: str, model: Model, flags: Sequence[str]) -> Run:
         memory_mib=_figure(r"([\d.]+)\s+total actual memory usage", said),
         violated=violated,
         unreached=frozenset(
-            int(line) for line in re.findall(rf"\t{re.escape(MODEL.name)}:(\d+), state", said)
+            Place(file, int(line)) for file, line in re.findall(r"\t(\w+\.pml):(\d+), state", said)
         ),
         trail=trail,
     )
@@ -180,19 +181,20 @@ def _figure(pattern: str, said: str) -> float:
 
 def _violation(folder: Path, said: str, model: Model, flags: Sequence[str]) -> tuple[str, str]:
     """Which promise was broken, and the moves that led there, one a line."""
-    if not (folder / f"{MODEL.name}.trail").exists():
+    if not (folder / f"{MAIN}.trail").exists():
         raise ModelCheckFailed(f"no trail:\n{said}")
-    replay = ["spin", *flags, "-t", "-T", MODEL.name]
+    replay = ["spin", *flags, "-t", "-T", MAIN]
     shown = _run(folder, *replay)
     moves = [line for line in shown.splitlines() if line.startswith(("session ", "client "))]
     trail = "\n".join([*moves, f"again: cd {folder} && {' '.join(replay)}"])
     (folder / "trail.txt").write_text(trail + "\n", encoding="utf-8")
     if "pan:1: invalid end state" in said:
         return DEADLOCK, trail
-    at = re.search(rf"spin: {re.escape(MODEL.name)}:(\d+), Error: assertion violated", shown)
+    at = re.search(r"spin: (\w+\.pml):(\d+), Error: assertion violated", shown)
     if at is None:
         raise ModelCheckFailed(f"neither a promise nor a deadlock:\n{said}")
-    return model.promises.get(int(at[1]), f"line {at[1]}"), trail
+    place = Place(at[1], int(at[2]))
+    return model.promises.get(place, str(place)), trail
 
 
 def check_honest(folder: Path, sessions: int) -> Run:
@@ -206,7 +208,7 @@ def check_honest(folder: Path, sessions: int) -> Run:
 
 def unmade_moves(model: Model, run: Run) -> list[str]:
     """The moves of the model that no run of it ever makes."""
-    return [f"line {line}: {move}" for line, move in model.moves.items() if line in run.unreached]
+    return [f"{place}: {move}" for place, move in model.moves.items() if place in run.unreached]
 
 
 def check_flaw(folder: Path, flaw: Flaw) -> Run:
@@ -222,7 +224,7 @@ def check_flaw(folder: Path, flaw: Flaw) -> Run:
 
 def check(sessions: int, page: Path, show: Callable[[str], object]) -> None:
     """All of it, with its row on `page`. Raises `ModelCheckFailed`."""
-    model = read_model(MODEL.read_text(encoding="utf-8"))
+    model = read_model(model_texts())
     with measured("model-check", page=page) as evidence:
         run = check_honest(FOLDER, sessions)
         evidence.counts |= {

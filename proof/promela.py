@@ -1,4 +1,4 @@
-"""What `specs/model/sync.pml` says of the machines: its moves, its promises, what it leaves out.
+"""What `specs/model/*.pml` says of the machines: its moves, its promises, what it leaves out.
 
 A move is one transition of one machine, written `MOVE(machine, state, event, state)`. A line of a
 comment, `UNMODELLED machine state event state: reason`, names transitions that the model leaves
@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import product
+from pathlib import Path
 from typing import NamedTuple
 
 from edgereplica.fsm.diagrams import steps
@@ -19,7 +20,8 @@ from edgereplica.fsm.machine import Machine
 
 from .evidence import ROOT
 
-MODEL = ROOT / "specs" / "model" / "sync.pml"
+FOLDER = ROOT / "specs" / "model"
+MAIN = "sync.pml"  # which includes the others
 
 _MOVE = re.compile(r"\bMOVE\((\w+), (\w+), (\w+), (\w+)\)")
 _UNMODELLED = re.compile(r"UNMODELLED (\w+) ([\w|]+) ([\w|]+) (\w+): \S")
@@ -36,50 +38,64 @@ class Move(NamedTuple):
         return f"{self.machine} {self.source} {self.event} {self.target}"
 
 
+class Place(NamedTuple):
+    file: str
+    line: int
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line}"
+
+
 @dataclass(frozen=True, slots=True)
 class Model:
-    """The moves and promises of a model by line number, and the moves that it leaves out."""
+    """The moves and promises of a model where they stand, and the moves that it leaves out."""
 
-    moves: Mapping[int, Move]
-    promises: Mapping[int, str]
+    moves: Mapping[Place, Move]
+    promises: Mapping[Place, str]
     unmodelled: Counter[Move]
 
 
-def read_model(text: str) -> Model:
+def model_texts(folder: Path = FOLDER) -> dict[str, str]:
+    """The model's files by name."""
+    return {path.name: path.read_text(encoding="utf-8") for path in sorted(folder.glob("*.pml"))}
+
+
+def read_model(texts: Mapping[str, str]) -> Model:
     """Raises `ValueError` for a line that mentions a move and cannot be read as one."""
     moves, promises, unmodelled = {}, {}, Counter[Move]()
-    for number, line in _honest_lines(text):
+    for place, line in _honest_lines(texts):
         if "UNMODELLED" in line:
-            unmodelled.update(_left_out(number, line))
+            unmodelled.update(_left_out(place, line))
         elif "MOVE(" in line and not line.startswith((" *", "#define", "/*")):
             found = _MOVE.findall(line)
             if len(found) != 1 or line.count("MOVE(") != 1:
-                raise ValueError(f"line {number}: a move stands alone on its line: {line.strip()}")
-            moves[number] = Move(*found[0])
+                raise ValueError(f"{place}: a move stands alone on its line: {line.strip()}")
+            moves[place] = Move(*found[0])
         elif promised := _PROMISE.search(line):
-            promises[number] = promised[1]
+            promises[place] = promised[1]
     return Model(moves, promises, unmodelled)
 
 
-def _honest_lines(text: str) -> Iterator[tuple[int, str]]:
-    """The numbered lines that count when no flaw is planted (`-DFLAW`)."""
-    inside: list[bool] = []
-    for number, line in enumerate(text.splitlines(), 1):
-        word = line.split()[0] if line.split() else ""
-        if word in ("#ifdef", "#ifndef"):
-            inside.append(word == "#ifndef")
-        elif word == "#else":
-            inside[-1] = not inside[-1]
-        elif word == "#endif":
-            inside.pop()
-        elif all(inside):
-            yield number, line
+def _honest_lines(texts: Mapping[str, str]) -> Iterator[tuple[Place, str]]:
+    """The lines that count when no flaw is planted (`-DFLAW`)."""
+    for file, text in texts.items():
+        inside: list[bool] = []
+        for number, line in enumerate(text.splitlines(), 1):
+            word = line.split()[0] if line.split() else ""
+            if word in ("#ifdef", "#ifndef"):
+                inside.append(word == "#ifndef")
+            elif word == "#else":
+                inside[-1] = not inside[-1]
+            elif word == "#endif":
+                inside.pop()
+            elif all(inside):
+                yield Place(file, number), line
 
 
-def _left_out(number: int, line: str) -> Iterator[Move]:
+def _left_out(place: Place, line: str) -> Iterator[Move]:
     found = _UNMODELLED.search(line)
     if found is None:
-        raise ValueError(f"line {number}: cannot be read: {line.strip()}")
+        raise ValueError(f"{place}: cannot be read: {line.strip()}")
     machine, sources, events, target = found.groups()
     for source, event in product(sources.split("|"), events.split("|")):
         yield Move(machine, source, event, source if target == "same" else target)
@@ -98,8 +114,8 @@ def disagreements(model: Model, declared: Counter[Move]) -> list[str]:
     """Where the model and the machines' tables differ, in words; none if they agree."""
     modelled = set(model.moves.values())
     found = [
-        f"line {number}: the machine has no transition {move}"
-        for number, move in model.moves.items()
+        f"{place}: the machine has no transition {move}"
+        for place, move in model.moves.items()
         if move not in declared
     ]
     found += [

@@ -21,17 +21,26 @@ from proof.model_check import (
     not_exhaustive,
     unmade_moves,
 )
-from proof.promela import MODEL, Model, Move, declared_moves, disagreements, read_model
+from proof.promela import (
+    MAIN,
+    Model,
+    Move,
+    declared_moves,
+    disagreements,
+    model_texts,
+    read_model,
+)
 
 from edgereplica.fsm.diagrams import Step, steps
 from edgereplica.fsm.registry import MACHINES
 
-TEXT = MODEL.read_text(encoding="utf-8")
+TEXTS = model_texts()
+TEXT = "".join(TEXTS.values())
 
 
 @pytest.fixture
 def model() -> Model:
-    return read_model(TEXT)
+    return read_model(TEXTS)
 
 
 @pytest.fixture
@@ -116,7 +125,7 @@ def test_the_model_cannot_gain_lose_or_rename_a_move(
 ) -> None:
     changed = change(TEXT)
     assert changed != TEXT
-    assert disagreements(read_model(changed), declared)
+    assert disagreements(read_model({MAIN: changed}), declared)
 
 
 @pytest.mark.parametrize(
@@ -128,8 +137,8 @@ def test_the_model_cannot_gain_lose_or_rename_a_move(
     ],
 )
 def test_a_line_that_cannot_be_read_is_not_passed_over(line: str) -> None:
-    with pytest.raises(ValueError, match="line"):
-        read_model(f"{TEXT}\n{line}\n")
+    with pytest.raises(ValueError, match=f"{MAIN}:2: "):
+        read_model({MAIN: f"\n{line}\n"})
 
 
 def test_every_flaw_is_in_the_model_and_breaks_promises_of_it(model: Model) -> None:
@@ -186,9 +195,8 @@ def test_the_least_instance_holds_and_the_worst_flaws_break_it(
 def test_a_model_that_breaks_a_promise_is_reported_with_its_moves(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    broken = tmp_path / MODEL.name
-    broken.write_text(f"#define COMMIT_EARLY\n{TEXT}", encoding="utf-8")
-    monkeypatch.setattr(model_check, "MODEL", broken)
+    broken = TEXTS | {MAIN: f"#define COMMIT_EARLY\n{TEXTS[MAIN]}"}
+    monkeypatch.setattr(model_check, "model_texts", lambda: broken)
     with pytest.raises(ModelCheckFailed, match="breaks no_torn_version:\nclient ") as failure:
         check_honest(tmp_path / "runs", SESSIONS_QUICK)
     assert "server_push settling -pages_staged-> committing" in str(failure.value)
