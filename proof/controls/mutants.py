@@ -1,7 +1,7 @@
 """Mutants of the codecs, the machines and the token code, which tests must kill (mutmut).
 
 mutmut makes the mutants (an operator, a constant, a string, an argument, an assignment changed, one
-at a time), finds the tests that reach each, and runs those in a fork of one process that has
+at a time), finds the tests that reach each, and runs those in a fork of a process that has
 everything imported. It wants the package where it is imported from, so it works in a copy laid out
 for it; the tree is never changed. What it leaves alone: class bodies, module constants, decorated
 functions. The machines' tables of transitions are held by `specs/machines` instead.
@@ -20,7 +20,6 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,8 +52,17 @@ TESTS = (
 )
 KILLED_PERCENT_MIN = 90
 TIMEOUT_FACTOR = 5
-"""How much longer than without a mutant the tests of one may take; more is a loop without end."""
+"""How much longer than without a mutant all tests of one may take, if no test's own bound ends it
+(`quick_tests`)."""
+MEMORY_BYTES_MAX = 6 << 30
+"""Address space of one process: a mutant that loops without end may also collect without end."""
 SURVIVORS = Path(__file__).with_name("survivors.md")
+# mutmut's own words for these are more generous: tests that could not be run are a kill to it.
+_TESTS_FAILED = 1
+_SURVIVED = (0, 33)
+"""All tests passed; no test reaches the function."""
+_ENDLESS = (36, -24)
+"""Stopped by mutmut for its time or its processor's."""
 _EXAMPLES = """\
 examples:
   python -m proof.controls.mutants                    all files
@@ -98,10 +106,13 @@ def lay_out(root: Path, files: Sequence[str]) -> None:
         "only_mutate": [f"src/edgereplica/{file}" for file in files],
         "also_copy": ["proof", "specs"],
         "pytest_add_cli_args": [
-            "-p", "no:cacheprovider", "-p", "no:xdist", "-p", "proof.controls.fast_first",
+            "-p", "no:cacheprovider", "-p", "no:xdist", "-p", "proof.controls.quick_tests",
         ],
         "pytest_add_cli_args_test_selection": list(TESTS),
         "timeout_multiplier": TIMEOUT_FACTOR,
+        # What one test leaves behind in the process (a cache of what was found for a class) must
+        # not hide a mutant from another: every mutant is forked from a process that ran none.
+        "process_isolation": "forkserver",
         "use_git_change_detection": False,
         "track_dependencies": False,
     }  # fmt: skip
@@ -127,9 +138,14 @@ def mutate(root: Path, jobs: int) -> None:
     mutmut = Path(sys.executable).with_name("mutmut")
     if not mutmut.exists():
         raise RuntimeError("mutmut is missing: pip install -e '.[mutation]'")
-    program = [str(mutmut), "run", "--max-children", str(jobs)]
+    limited = f'ulimit -v {MEMORY_BYTES_MAX >> 10} && exec "$@"'
     done = subprocess.run(
-        program, cwd=root, env=environment, capture_output=True, text=True, check=False
+        ["/bin/sh", "-c", limited, "sh", str(mutmut), "run", "--max-children", str(jobs)],
+        cwd=root,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     if done.returncode:
         raise RuntimeError(f"mutmut failed: {(done.stdout + done.stderr)[-3000:]}")
@@ -150,7 +166,6 @@ def outcome(root: Path, file: str) -> Outcome:
     """What mutmut wrote down about one file."""
     from mutmut.mutation.data import SourceFileMutationData  # noqa: PLC0415
     from mutmut.mutation.diff_apply import get_diff_for_mutant  # noqa: PLC0415
-    from mutmut.stats import status_by_exit_code  # noqa: PLC0415
     from mutmut.utils.format_utils import (  # noqa: PLC0415
         orig_function_and_class_names_from_key as names_of,
     )
@@ -158,17 +173,16 @@ def outcome(root: Path, file: str) -> Outcome:
     with _mutmut_in(root):
         data = SourceFileMutationData(path=f"src/edgereplica/{file}")
         data.load()
-        statuses = {name: status_by_exit_code[c] for name, c in data.exit_code_by_key.items()}
-        counts = Counter(statuses.values())
+        codes = data.exit_code_by_key
         survivors = []
-        for name, status in statuses.items():
-            if status in {"survived", "no tests"}:
-                function, of = names_of(name)
-                qualified = f"{of}.{function}" if of else function
-                survivors.append(from_diff(file, qualified, get_diff_for_mutant(name)))
-    killed = counts["killed"] + counts["timeout"]
-    undecided = len(statuses) - killed - len(survivors)
-    return Outcome(file, killed, counts["timeout"], undecided, tuple(survivors))
+        for name in (name for name, code in codes.items() if code in _SURVIVED):
+            function, of = names_of(name)
+            qualified = f"{of}.{function}" if of else function
+            survivors.append(from_diff(file, qualified, get_diff_for_mutant(name)))
+    endless = sum(code in _ENDLESS for code in codes.values())
+    killed = endless + sum(code == _TESTS_FAILED for code in codes.values())
+    undecided = len(codes) - killed - len(survivors)
+    return Outcome(file, killed, endless, undecided, tuple(survivors))
 
 
 def table(outcomes: Sequence[Outcome]) -> str:

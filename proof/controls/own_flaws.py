@@ -38,8 +38,8 @@ FLAWS = (
         "",
         "a pull that was killed before its sidecar is a local change",
         "app/pull_session.py",
-        "            self._save_sidecar(pending_path(plan.path), plan.state)\n",
-        "            pass\n",
+        "        self._save_sidecar(pending_path(plan.path), plan.state or NO_STATE)\n",
+        "        pass\n",
         (_PROMISES + "resume.py", "-k", "around_its_transaction and after and wal"),
     ),
     Flaw(

@@ -156,7 +156,7 @@ def test_a_conflict_is_told_at_once_to_who_named_a_base() -> None:
 
 
 @pytest.mark.parametrize(
-    "more", [PageHashes(((1, H),)), RangeHashes(((1, 2, H),)), Complete(9, R2)], ids=repr
+    "more", [PageHashes(((1, H),)), RangeHashes(((1, 2, H),)), Complete(9, R2)]
 )
 def test_without_a_base_it_is_told_when_more_is_said(more: Any) -> None:
     hello = Hello(512, 9)
@@ -198,7 +198,7 @@ def test_what_v1_ranges_left_open_is_asked_for_in_parts() -> None:
     assert machine.requested.covers(((1, end),))
 
 
-@pytest.mark.parametrize("ending", [Complete(), Complete(9), Complete(root=R2)], ids=repr)
+@pytest.mark.parametrize("ending", [Complete(), Complete(9), Complete(root=R2)])
 def test_what_a_v2_push_must_end_with_is_said(ending: Complete) -> None:
     say = "complete names the page count and the root"
     machine = receiving(2)
