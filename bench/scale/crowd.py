@@ -1,15 +1,17 @@
 """A crowd: clients that push small changes as fast as they are answered, and 1, 2, 4 workers.
 
-Each client has a database of its own. They run in one process of this machine, so the server's and
-the clients' shares of its processors are measured beside the rate. `program` is the real client
-(file, sidecar, machine), `wire` one that does only what the protocol asks (`wire_client`): with few
-processors it leaves them to the server, and so shows what workers are good for.
+Each client has a database of its own. They run on this machine, so the server's and the clients'
+shares of its processors are measured beside the rate. `program` is the real client (file, sidecar,
+machine), in several processes, since each waits for its disk; `wire` is one that does only what the
+protocol asks (`wire_client`): with few processors it leaves them to the server, and so shows what
+workers are good for.
 
 Several rounds are run by turns, and the best of each counts: whatever else the machine does takes
 away from the rate.
 """
 
 import asyncio
+import contextlib
 import json
 import os
 import sqlite3
@@ -35,6 +37,7 @@ from .world import Image
 
 Kind = Literal["program", "wire"]
 _PAGES = 250
+_PROCESSES: dict[Kind, int] = {"program": 10, "wire": 1}
 _UNBOUND = {
     "SYNC_OPENS_PER_TOKEN_PER_MINUTE": "1000000",
     "SYNC_OPENS_PER_ADDRESS_PER_MINUTE": "1000000",
@@ -89,37 +92,59 @@ def _crowd(
         database = admin.create_database(f"db{number}")
         token = admin.issue_sync_token(database.id, "push").token
         members.append([str(place / f"{number}.db"), token])
-    with subprocess.Popen(
+    with contextlib.ExitStack() as stack:
+        processes = [
+            stack.enter_context(_process(kind, server.base, some, seconds))
+            for some in (members[n :: _PROCESSES[kind]] for n in range(_PROCESSES[kind]))
+            if some
+        ]
+        for process in processes:
+            assert _heard(process) == "ready\n"
+        before = cpu_seconds(server.process.pid)
+        for process in processes:
+            _say(process, "go")
+        said = [json.loads(_heard(process)) for process in processes]
+        cpu = cpu_seconds(server.process.pid) - before
+        memory = rss_bytes(server.process.pid)
+    assert {process.returncode for process in processes} == {0}
+    latencies = sorted(latency for one in said for latency in one["latencies"])
+    return {
+        "clients": clients,
+        "pushes": len(latencies),
+        "pushes_per_second": sum(len(one["latencies"]) / one["seconds"] for one in said),
+        "latency_seconds": statistics.median(latencies),
+        "latency_seconds_p99": latencies[int(len(latencies) * 0.99)],
+        "server_cpu_seconds": cpu / len(latencies),
+        "client_cpu_seconds": sum(one["cpu_seconds"] for one in said) / len(latencies),
+        "wall_seconds": max(one["seconds"] for one in said),
+        "server_bytes": memory,
+    }
+
+
+def _process(
+    kind: Kind, server: str, members: list[list[str]], seconds: float
+) -> "subprocess.Popen[str]":
+    """Clients in a process that says when they are ready."""
+    process = subprocess.Popen(
         [sys.executable, "-m", "bench.scale.crowd"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
-    ) as process:
-        assert process.stdin is not None
-        assert process.stdout is not None
-        given = {"kind": kind, "server": server.base, "members": members, "seconds": seconds}
-        process.stdin.write(json.dumps(given) + "\n")
-        process.stdin.flush()
-        assert process.stdout.readline() == "ready\n"
-        before = cpu_seconds(server.process.pid)
-        process.stdin.write("go\n")
-        process.stdin.flush()
-        said = json.loads(process.stdout.readline())
-        cpu = cpu_seconds(server.process.pid) - before
-        memory = rss_bytes(server.process.pid)
-    assert process.returncode == 0
-    latencies = sorted(said["latencies"])
-    return {
-        "clients": clients,
-        "pushes": len(latencies),
-        "pushes_per_second": len(latencies) / said["seconds"],
-        "latency_seconds": statistics.median(latencies),
-        "latency_seconds_p99": latencies[int(len(latencies) * 0.99)],
-        "server_cpu_seconds": cpu / len(latencies),
-        "client_cpu_seconds": said["cpu_seconds"] / len(latencies),
-        "wall_seconds": said["seconds"],
-        "server_bytes": memory,
-    }
+    )
+    given = {"kind": kind, "server": server, "members": members, "seconds": seconds}
+    _say(process, json.dumps(given))
+    return process
+
+
+def _say(process: "subprocess.Popen[str]", line: str) -> None:
+    assert process.stdin is not None
+    process.stdin.write(line + "\n")
+    process.stdin.flush()
+
+
+def _heard(process: "subprocess.Popen[str]") -> str:
+    assert process.stdout is not None
+    return process.stdout.readline()
 
 
 Push = Callable[[], Awaitable[object]]
