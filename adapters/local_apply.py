@@ -53,7 +53,9 @@ _SETTINGS: Final = (
     # A replica whose schema cannot be parsed can be mended by the very pages that are coming.
     "PRAGMA writable_schema=ON",
     "PRAGMA wal_autocheckpoint=0",
-    "PRAGMA synchronous=FULL",
+    # FULL leaves the removal of a rollback journal to chance: a power loss could bring the journal
+    # back, and with it the old version, when the sidecar already names the new one.
+    "PRAGMA synchronous=EXTRA",
     f"PRAGMA cache_size=-{_CACHE_KIB}",
 )
 

@@ -6,7 +6,8 @@ So all code of this package that opens a database file or its `-shm` closes it t
 `close_descriptor`, which parks the descriptor while a connection to that database is open here.
 
 Names: `FILE-wal`, `FILE-shm`, `FILE-journal` are SQLite's; `FILE-edgereplica` (sidecar),
-`FILE-edgereplica-lock` and `FILE-edgereplica-tmp` are ours.
+`FILE-edgereplica-lock` and, while a sync writes them, `FILE-edgereplica-tmp` and
+`FILE-edgereplica-new` are ours.
 """
 
 import os
@@ -18,6 +19,10 @@ from typing import Final
 
 from ..events.errors import LocalFileError, NotADatabase
 from .local_errors import local_errors
+
+FILE_TEMPORARY: Final = "-edgereplica-tmp"
+"""Behind the name of a database: the whole new file that a pull writes."""
+SIDECAR_TEMPORARY: Final = "-edgereplica-new"
 
 Identity = tuple[int, int]
 """Device and inode."""
@@ -41,6 +46,20 @@ def sidecar_path(path: Path) -> Path:
 def pending_path(path: Path) -> Path:
     """The name whose sidecar is the one that a running pull is about to give to `path`."""
     return sibling(resolved(path), "-pulled")
+
+
+def remove_leftovers(path: Path) -> None:
+    """Remove what a sync of `path` that was killed had begun to write aside.
+
+    Only while the sync lock is held: then nobody is writing there.
+    """
+    for leftover in (
+        sibling(resolved(path), FILE_TEMPORARY),
+        sibling(resolved(path), SIDECAR_TEMPORARY),
+        sibling(pending_path(path), SIDECAR_TEMPORARY),
+    ):
+        with local_errors(leftover):
+            leftover.unlink(missing_ok=True)
 
 
 def resolved(path: Path) -> Path:

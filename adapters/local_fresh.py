@@ -26,6 +26,7 @@ from ..events.pages import lock_byte_page
 from .local_connection import Connection, SqliteError, connect, sqlite_errors
 from .local_errors import local_errors
 from .local_files import (
+    FILE_TEMPORARY,
     close_descriptor,
     connection_closed,
     connection_opened,
@@ -58,7 +59,7 @@ class FreshFile:
         self.path = resolved(path)
         self.page_size = page_size
         self.page_count = page_count
-        self._temporary = sibling(self.path, "-edgereplica-tmp")
+        self._temporary = sibling(self.path, FILE_TEMPORARY)
         self._descriptor = -1
         if not self.path.exists():
             refuse_stale_journals(self.path)

@@ -80,6 +80,23 @@ class FileState(Value, frozen=True):
         )
 
 
+NO_STATE: Final = FileState(
+    device=0,
+    inode=0,
+    size_bytes=0,
+    mtime_ns=0,
+    settled=False,
+    change_counter=0,
+    page_size=PAGE_SIZE_DEFAULT_BYTES,
+    page_count=0,
+    wal_salts=None,
+    wal_checksum=None,
+    wal_frames=UNKNOWN,
+    wal_backfilled=UNKNOWN,
+)
+"""No file's: what is compared with it has changed, or cannot be told to be the same."""
+
+
 def newest_settled_mtime_ns() -> int:
     """The newest modification time that no write from now on can get."""
     if sys.platform == "linux":

@@ -32,7 +32,14 @@ from ..events.pages import page_size as checked_page_size
 from ..events.value import Value
 from .hashing import FINGERPRINT_BYTES
 from .local_errors import local_errors
-from .local_files import open_private, resolved, sibling, sidecar_path
+from .local_files import (
+    SIDECAR_TEMPORARY,
+    open_private,
+    resolved,
+    sibling,
+    sidecar_path,
+    sync_directory,
+)
 from .local_state import FileState
 from .ports import Buffer
 
@@ -153,14 +160,24 @@ class Sidecar(msgspec.Struct):
             os.close(descriptor)
 
     @staticmethod
-    def save(path: Path, header: SidecarHeader, hashes: Buffer, fingerprints: Buffer) -> None:
-        """Write the sidecar of the database at `path`. Raises LocalFileError, DiskFull."""
+    def save(
+        path: Path,
+        header: SidecarHeader,
+        hashes: Buffer,
+        fingerprints: Buffer,
+        *,
+        durable: bool = False,
+    ) -> None:
+        """Write the sidecar of the database at `path`; `durable`: so that a power loss leaves it.
+
+        Raises LocalFileError, DiskFull.
+        """
         sizes = (header.page_count * DIGEST_BYTES, header.page_count * FINGERPRINT_BYTES)
         if (len(hashes), len(fingerprints)) != sizes:
             raise InvalidArgument("the sidecar's arrays do not fit its page count")
         packed = msgpack.packb({**header.to_map(), "arrays": _checksum(hashes, fingerprints)})
         prefix = _PREFIX.pack(_MAGIC, len(packed), xxh3_64_intdigest(packed))
-        _install(path, (prefix, packed, hashes, fingerprints))
+        _install(path, (prefix, packed, hashes, fingerprints), durable)
 
     @staticmethod
     def remove(path: Path) -> None:
@@ -170,9 +187,9 @@ class Sidecar(msgspec.Struct):
             sidecar.unlink(missing_ok=True)
 
 
-def _install(path: Path, parts: Iterable[Buffer]) -> None:
+def _install(path: Path, parts: Iterable[Buffer], durable: bool) -> None:
     """Write aside, then rename: a rename replaces a symbolic link, it does not follow it."""
-    sidecar, temporary = sidecar_path(path), sibling(resolved(path), "-edgereplica-new")
+    sidecar, temporary = sidecar_path(path), sibling(resolved(path), SIDECAR_TEMPORARY)
     with local_errors(sidecar):
         temporary.unlink(missing_ok=True)
         descriptor = open_private(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
@@ -180,7 +197,12 @@ def _install(path: Path, parts: Iterable[Buffer]) -> None:
             with os.fdopen(descriptor, "wb") as file:
                 for part in parts:
                     file.write(part)
+                if durable:
+                    file.flush()
+                    os.fsync(file.fileno())
             temporary.replace(sidecar)
+            if durable:
+                sync_directory(sidecar.parent)
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise

@@ -9,7 +9,7 @@ from typing import Literal
 
 from ..adapters.local_files import pending_path
 from ..adapters.local_fresh import FreshFile
-from ..adapters.local_state import FileState
+from ..adapters.local_state import NO_STATE, FileState
 from ..adapters.sidecar import Sidecar
 from ..events.errors import (
     EdgeReplicaError,
@@ -208,10 +208,8 @@ class _Pull:
         if plan.content is not None and plan.changed and self.force and self.backup:
             self.backup_path = _backup(plan)
         plan.close_snapshot()
-        assert self.end is not None
-        if plan.state is not None and not self.end.replaced_whole:
-            # Should this process be killed before it remembers what it installs (`pending`).
-            self._save_sidecar(pending_path(plan.path), plan.state)
+        # Should this process be killed before it remembers what it installs (`pending`).
+        self._save_sidecar(pending_path(plan.path), plan.state or NO_STATE)
 
     def _conclude(
         self, machine: ClientPull, transport: ClientTransport, started: float
@@ -230,7 +228,9 @@ class _Pull:
         elif self.force or not self.plan.changed or self.plan.base is None:
             # What was compared with the version is the content, not only its base.
             self._adopt(machine)
-        refusal = self._refusal() if outcome == "dry_run" and pages else None
+        refusal = self._refusal() if machine.state_id == "measured" else None
+        if refusal is not None and PullClientEnd.is_known_version(self.plan.content, reply):
+            refusal = None  # the very version that would be pulled: nothing would be lost
         return PullResult(
             outcome=outcome,
             version=reply.head,
@@ -277,6 +277,8 @@ class _Pull:
             state=state,
             digests=self.end.digests,
             prints=self.prints,
+            # A file that a power loss has left newer than its sidecar would look changed here.
+            durable=True,
         )
 
     def _adopt(self, machine: ClientPull) -> None:

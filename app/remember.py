@@ -19,6 +19,7 @@ def save_sidecar(
     state: FileState,
     digests: bytearray,
     prints: Fingerprints,
+    durable: bool = False,
 ) -> None:
     """The content with these `digests` is `version` of `database`, and stood in `state`."""
     header = SidecarHeader(
@@ -31,4 +32,4 @@ def save_sidecar(
         state=state,
         seed=prints.seed,
     )
-    Sidecar.save(path, header, digests, prints.joined)
+    Sidecar.save(path, header, digests, prints.joined, durable=durable)

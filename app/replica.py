@@ -21,7 +21,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from pathlib import Path
 from typing import Any, TypeVar
 
-from ..adapters.local_files import pending_path, sidecar_path
+from ..adapters.local_files import pending_path, remove_leftovers, sidecar_path
 from ..adapters.local_lock import SyncLock
 from ..events.errors import EdgeReplicaError, RootMismatch
 from ..events.limits import RETRY_AFTER_SECONDS_MAX, RETRY_SECONDS_MAX
@@ -140,6 +140,7 @@ class AsyncReplica:
 
     async def _locked(self, attempt: Attempt[T]) -> T:
         with SyncLock(self.path):
+            remove_leftovers(self.path)
             if sidecar_path(pending_path(self.path)).exists():
                 from .pending import adopt_pending  # noqa: PLC0415
 

@@ -29,7 +29,9 @@ path, moment, server, token = sys.argv[1:]
 def die(*_, **__):
     os.kill(os.getpid(), 9)
 if moment == "before":
-    pull_client.apply_version = die
+    pull_client.apply_version = pull_client.FreshFile.install = die
+elif moment == "between its names":
+    pull_client.FreshFile.abandon = die
 else:
     pull_session.Sidecar.remove = die
     save = pull_session.save_sidecar
@@ -243,3 +245,45 @@ def test_a_pull_killed_around_its_transaction_is_no_local_change(
     user.ok("push", file)
     assert user.refused("pull", replica)[1]["code"] == "unpushed_changes"
     assert dump(replica) == changed
+
+
+@pytest.mark.parametrize("kind", ["new file", "new page size"])
+@pytest.mark.parametrize("moment", ["before", "between its names", "after"])
+def test_a_pull_killed_around_a_whole_file_is_no_local_change(
+    user: User, tmp_path: Path, moment: str, kind: str
+) -> None:
+    """As in place: the file once had no history with the database when the head had moved on."""
+    file, replica = tmp_path / "app.db", tmp_path / "pulled" / "replica.db"
+    replica.parent.mkdir()
+    make_notes(file)
+    execute(file, "PRAGMA journal_mode = delete")
+    user.ok("push", file)
+    if kind == "new page size":
+        user.ok("pull", replica)
+        execute(file, "PRAGMA page_size = 1024; VACUUM")
+        user.ok("push", file)
+    with python(KILLED_PULL, replica, moment, user.base, user.tokens["pull"]) as pull:
+        assert pull.wait() == -9
+    execute(file, "UPDATE notes SET text = 'later' WHERE id = 7")
+    user.ok("push", file)
+    user.ok("pull", replica)
+    assert dump(replica) == dump(file)
+    left = {path.name for path in replica.parent.iterdir()}
+    assert left == {"replica.db", "replica.db-edgereplica"}
+
+
+def test_what_a_killed_pull_wrote_aside_is_removed_by_the_next_sync(
+    user: User, tmp_path: Path
+) -> None:
+    """Also by one that has nothing to do: a second name of the file once stayed for good."""
+    file, replica = tmp_path / "app.db", tmp_path / "pulled" / "replica.db"
+    replica.parent.mkdir()
+    make_notes(file)
+    user.ok("push", file)
+    moment = "between its names"
+    with python(KILLED_PULL, replica, moment, user.base, user.tokens["pull"]) as pull:
+        assert pull.wait() == -9
+    assert (replica.parent / "replica.db-edgereplica-tmp").exists()
+    assert user.ok("pull", replica)["outcome"] == "unchanged"
+    left = {path.name for path in replica.parent.iterdir()}
+    assert left <= {"replica.db", "replica.db-edgereplica", "replica.db-wal", "replica.db-shm"}
