@@ -20,12 +20,13 @@ class Fault:
 
     cut: both connections are closed; reset: with a TCP reset; stall: nothing more passes this way
     until `release`; half_close: this way ends and the other goes on; dribble: the next bytes pass
-    one by one.
+    one by one. With `in_frames`, `at` counts frames behind the HTTP head instead of bytes.
     """
 
     action: Action
     at: int
     upwards: bool = True
+    in_frames: bool = False
 
 
 @dataclass
@@ -79,6 +80,21 @@ class CuttingProxy:
         """What is stalled goes on."""
         self._released.set()
 
+    def sever(self) -> None:
+        """End every connection, and wait until nothing of them is on its way any more."""
+        for link in self.links:
+            _close(link.client)
+            _close(link.server)
+        self._released.set()
+        self.settle()
+
+    def settle(self) -> None:
+        """Wait until the connections so far have ended."""
+        with self._lock:
+            pumps = self._threads[1:]
+        for thread in pumps:
+            thread.join()
+
     def __enter__(self) -> Self:
         self._start(self._accept)
         return self
@@ -125,14 +141,18 @@ class CuttingProxy:
         source, sink = (link.client, link.server) if upwards else (link.server, link.client)
         fault = link.fault if link.fault and link.fault.upwards == upwards else None
         recorded = link.up if upwards else link.down
-        passed = 0
+        passed, seen = 0, bytearray()
+        at = fault.at if fault and not fault.in_frames else None
         try:
             while data := source.recv(65_536):
                 if self._record:
                     recorded += data
-                if fault is not None and passed + len(data) >= fault.at:
-                    sink.sendall(data[: fault.at - passed])
-                    rest, action = data[fault.at - passed :], fault.action
+                if fault is not None and at is None:
+                    seen += data
+                    at = _frame_end(seen, fault.at)
+                if fault is not None and at is not None and passed + len(data) >= at:
+                    sink.sendall(data[: at - passed])
+                    rest, action = data[at - passed :], fault.action
                     fault = None
                     self._befall(link, sink, action, rest)
                     if action in ("cut", "reset"):
@@ -171,6 +191,14 @@ def _close(end: socket.socket) -> None:
     with suppress(OSError):
         end.shutdown(socket.SHUT_RDWR)
     end.close()
+
+
+def _frame_end(seen: bytearray, frames: int) -> int | None:
+    """Where so many frames behind the HTTP head end, if they have come."""
+    if b"\r\n\r\n" not in seen:
+        return None
+    ends = [end for end in frame_ends(bytes(seen)) if end <= len(seen)]
+    return ends[frames] if frames < len(ends) else None
 
 
 def frame_ends(stream: bytes) -> list[int]:

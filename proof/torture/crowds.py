@@ -1,209 +1,207 @@
-"""Many at once: pushers of one database, databases, a writer that never stops, idle connections."""
+"""Many at once: pushers of one database, databases, a writer that never stops."""
 
 import asyncio
 import shutil
 import sqlite3
+import struct
 import time
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from random import Random
 from typing import Any
-from urllib.parse import urlsplit
 
-from tests.helpers_local import line, python
+from tests.helpers_local import python
+from tests.helpers_server import START_SECONDS_MAX
 
-from edgereplica.app.results import PushResult
+from edgereplica.app.results import PullResult, PushResult
 from edgereplica.events.errors import Conflict
+from proof.evidence import ROOT
+from proof.running import Counts, Job
 
-from .world import Server, Violation, World, edit, make, median_seconds, snapshot
+from .world import Server, Violation, World, edit, make, snapshot
 
-Counts = dict[str, int | float | str]
 CLIENTS = 32
 DATABASES = 64
-CROWD_ADDRESSES = 10
 
 
-def one_database(root: Path, count: int, dice: Random) -> Counts:
-    """`count` rounds of 32 clients that push changes of the same version at once."""
-    conflicts = 0
-    with Server(root / "data") as server:
-        world = World(root, server, dice)
-        for _ in range(count):
-            base = max(world.content)
-            paths = [root / f"client-{n}.db" for n in range(CLIENTS)]
+def one_database(job: Job) -> Counts:
+    """Rounds of 32 clients that push changes of the same version at once."""
+    found = Counts({"rounds": 0, "pushes": 0, "winners": 0, "conflicts": 0})
+    with Server(job.root / "data") as server:
+        world = World(job.root, server, job.dice)
+        for _ in job.rounds():
+            base = world.known
+            paths = [job.root / f"client-{n}.db" for n in range(CLIENTS)]
             for path in paths:
-                for suffix in ("", "-edgereplica"):
-                    shutil.copy(f"{world.origin}{suffix}", f"{path}{suffix}")
-                edit(path, dice)
-            replicas = [world.replica(path, "push") for path in paths]
-            results = asyncio.run(_all([replica.push() for replica in replicas]))
+                _copy(world.origin, path)
+                edit(path, job.dice)
+            results = asyncio.run(_all([world.replica(path, "push").push() for path in paths]))
             winners = [n for n, r in enumerate(results) if isinstance(r, PushResult)]
             losers = [r for r in results if isinstance(r, Conflict)]
             if len(winners) != 1 or len(losers) != CLIENTS - 1:
                 raise Violation(f"{len(winners)} winners, {len(losers)} conflicts: {results}")
-            if results[winners[0]].version != base + 1:
-                raise Violation("the winner's version is not the next")
-            shutil.copy(paths[winners[0]], world.origin)
-            shutil.copy(f"{paths[winners[0]]}-edgereplica", f"{world.origin}-edgereplica")
-            world.check(base + 1)
-            conflicts += len(losers)
-    return {"rounds": count, "clients": CLIENTS, "winners": count, "conflicts": conflicts}
+            if any(loser.details.get("head") != base + 1 for loser in losers):
+                raise Violation("a conflict does not name the head")
+            _copy(paths[winners[0]], world.origin)
+            world.check(results[winners[0]].version, must_be_new=True)
+            found.update(rounds=1, pushes=CLIENTS, winners=1, conflicts=len(losers))
+    found.update({"torn": 0, "acknowledged losses": 0})
+    return found
+
+
+def _copy(source: Path, to: Path) -> None:
+    """A database that is closed, with its sidecar."""
+    for suffix in ("", "-edgereplica"):
+        shutil.copy(f"{source}{suffix}", f"{to}{suffix}")
 
 
 async def _all(work: list[Any]) -> list[Any]:
     return await asyncio.gather(*work, return_exceptions=True)
 
 
-def many_databases(root: Path, count: int, dice: Random) -> Counts:
-    """`count` rounds of 64 databases pushed at once, then pulled at once."""
-    with Server(root / "data") as server:
+def many_databases(job: Job) -> Counts:
+    """Rounds of 64 databases pushed at once, then pulled at once."""
+    found = Counts({"rounds": 0, "pushes": 0, "pulls": 0})
+    with Server(job.root / "data") as server:
+        first = World(job.root, server, job.dice, rows=50)
         worlds = []
-        first = World(root, server, dice, rows=50)
         for n in range(DATABASES):
-            place = root / str(n)
+            place = job.root / str(n)
             place.mkdir()
-            world = object.__new__(World)
-            world.root, world.server, world.dice = place, server, dice
-            world.database = first.account.create_database(f"database-{n}")
-            world.tokens = {
-                way: first.account.token(world.database, way) for way in ("push", "pull")
-            }
-            world.origin = place / "origin.db"
-            make(world.origin, 50 + 10 * n, dice)
-            worlds.append(world)
-        for _ in range(count):
+            worlds.append(first.beside(place, f"database-{n}", rows=50 + 10 * n))
+        for _ in job.rounds():
             for world in worlds:
-                edit(world.origin, dice)
+                world.edit()
             pushes = asyncio.run(_all([w.replica(w.origin, "push").push() for w in worlds]))
+            copies = [world.root / "copy.db" for world in worlds]
             pulls = asyncio.run(
-                _all([w.replica(w.root / "copy.db", "pull").pull() for w in worlds])
+                _all([w.replica(c, "pull").pull() for w, c in zip(worlds, copies, strict=True)])
             )
-            for world, pushed, pulled in zip(worlds, pushes, pulls, strict=True):
-                if not isinstance(pushed, PushResult) or isinstance(pulled, BaseException):
+            for world, copy, pushed, pulled in zip(worlds, copies, pushes, pulls, strict=True):
+                if not isinstance(pushed, PushResult) or not isinstance(pulled, PullResult):
                     raise Violation(f"a push or pull failed: {pushed!r}, {pulled!r}")
-                if snapshot(world.root / "copy.db") != snapshot(world.origin):
-                    raise Violation("a database got another's content")
-    return {"rounds": count, "databases": DATABASES, "mixed up": 0}
+                if snapshot(copy) != snapshot(world.origin):
+                    raise Violation("a database is torn, or got another's content")
+            found.update(rounds=1, pushes=DATABASES, pulls=DATABASES)
+    found.update({"torn": 0, "mixed up": 0})
+    return found
 
 
 _WRITER = """
-import sqlite3, sys
+import os, sqlite3, struct, sys
+sys.path.insert(0, sys.argv[4])
+from proof.torture.crowds import transact
 app = sqlite3.connect(sys.argv[1], isolation_level=None, timeout=0)
 app.execute("PRAGMA synchronous = off")
 app.execute("PRAGMA wal_autocheckpoint = %s" % sys.argv[2])
-stamp = 0
+progress = os.open(sys.argv[3], os.O_RDWR | os.O_CREAT)
+number = 0
 while True:
-    stamp += 1
-    app.execute("BEGIN IMMEDIATE")
-    app.execute("UPDATE t SET stamp = ?", (stamp,))
-    app.execute("COMMIT")
-    if stamp % 10 == 0:
-        print(stamp)
+    number += 1
+    transact(app, number)
+    os.pwrite(progress, struct.pack("<Q", number), 0)
 """
 
 
-def beside_writer(root: Path, count: int, dice: Random) -> Counts:
-    """`count` pushes of a WAL database that another process commits to without pause."""
-    seen: list[int] = []
-    with Server(root / "data") as server:
-        world = World(root, server, dice, rows=50)
-        live, copy = root / "live.db", root / "copy.db"
-        make(live, 900, dice, wal=True)
-        database = world.account.create_database("live")
-        world.tokens = {way: world.account.token(database, way) for way in ("push", "pull")}
-        with python(_WRITER, live, dice.choice((20, 300, 1000))) as writer:
-            line(writer)
-            for _ in range(count):
-                asyncio.run(world.replica(live, "push").push())
+def transact(app: sqlite3.Connection, number: int) -> None:
+    """The transaction with this number: always the same, so that a state can be made again."""
+    dice = Random(number)
+    app.execute("BEGIN IMMEDIATE")
+    app.execute("UPDATE t SET stamp = ? WHERE id % 5 = ?", (number, number % 5))
+    for _ in range(dice.choice((1, 3, 20))):
+        app.execute(
+            "UPDATE t SET x = ? WHERE id = ?", (dice.randbytes(400), dice.randrange(1, 200))
+        )
+    kind = dice.randrange(40)
+    if kind == 0:
+        app.execute("INSERT INTO t (stamp, x) SELECT -1, x FROM t WHERE id <= 60")
+    elif kind == 1:
+        app.execute("DELETE FROM t WHERE stamp = -1 OR id > 200")
+    app.execute("UPDATE head SET number = ?", (number,))
+    app.execute("COMMIT")
+
+
+def beside_writer(job: Job) -> Counts:
+    """Pushes of a WAL database that another process commits to without pause.
+
+    The writer waits for no lock: it would die of one. Each pushed version is compared, byte for
+    byte, with the database made again up to the transaction that the version ends with.
+    """
+    pushed: list[tuple[int, list[bytes]]] = []
+    with Server(job.root / "data") as server:
+        live, twin, copy = (job.root / f"{name}.db" for name in ("live", "twin", "copy"))
+        _make_live(live, job.dice)
+        shutil.copy(live, twin)
+        account = World(job.root, server, job.dice, rows=50)
+        world = account.beside(_folder(job.root / "live"), "live", rows=1)
+        with _writing(live, job) as progress:
+            for number in job.rounds():
+                before = progress()
+                # The first push replaces what the database was made with.
+                asyncio.run(world.replica(live, "push").push(force=number == 0))
                 asyncio.run(world.replica(copy, "pull").pull())
                 with closing(sqlite3.connect(f"file:{copy}?mode=ro", uri=True)) as app:
-                    stamps = app.execute("SELECT DISTINCT stamp FROM t").fetchall()
-                if len(stamps) != 1:
-                    raise Violation(f"a pushed copy shows {len(stamps)} stamps")
-                seen.append(stamps[0][0])
-                if not line(writer):
-                    raise Violation("the writer was blocked")
-            last = int(line(writer))
-    if seen != sorted(seen):
-        raise Violation("the copies went back in time")
-    return {"pushes": count, "different states": len(set(seen)), "transactions": last, "torn": 0}
+                    (newest,) = app.execute("SELECT number FROM head").fetchone()
+                if newest < before:
+                    raise Violation(f"transaction {newest} was pushed, {before} had been made")
+                pushed.append((newest, snapshot(copy)))
+            transactions = progress()
+    _require_states(twin, pushed)
+    return Counts(
+        {
+            "pushes": len(pushed),
+            "different states": len({newest for newest, _ in pushed}),
+            "transactions meanwhile": transactions,
+            "torn": 0,
+            "times the writer waited": 0,
+        }
+    )
 
 
-async def _crowd(
-    base: str, tokens: list[str], idle: int, dribbling: int, stop: asyncio.Event
-) -> int:
-    """Open all connections, from as many addresses as there are tokens; dribble until `stop`.
-
-    A third of the idle ones upgrade and say nothing. The server bounds what one address and one
-    database may hold, so the crowd comes from several. The number of connections opened.
-    """
-    host, port = urlsplit(base).hostname, urlsplit(base).port
-    opened = [
-        await asyncio.open_connection(host, port, local_addr=(f"127.0.1.{n % len(tokens) + 1}", 0))
-        for n in range(idle + dribbling)
-    ]
-    for n, (_, writer) in enumerate(opened[:idle]):
-        if n // len(tokens) % 3 == 0:
-            writer.write(_upgrade(tokens[n % len(tokens)]))
-    head = _upgrade(tokens[0])
-    at = 0
-    while not stop.is_set():
-        for _, writer in opened[idle:]:
-            writer.write(head[at % (len(head) - 4) : at % (len(head) - 4) + 1])
-        at += 1
-        await asyncio.sleep(0.5)
-    for _, writer in opened:
-        writer.transport.abort()
-    return len(opened)
+def _require_states(twin: Path, pushed: list[tuple[int, list[bytes]]]) -> None:
+    """Make the transactions again, and stop at each that a pushed version ends with."""
+    done = 0
+    with closing(sqlite3.connect(twin, isolation_level=None)) as app:
+        app.execute("PRAGMA synchronous = off")
+        for newest, pages in pushed:
+            for number in range(done + 1, newest + 1):
+                transact(app, number)
+            done = newest
+            if snapshot(twin) != pages:
+                raise Violation(f"what was pushed is not the state after {newest} transactions")
 
 
-def _upgrade(token: str) -> bytes:
-    return (
-        "GET /sync HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-        "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n"
-        f"Authorization: Bearer {token}\r\n\r\n"
-    ).encode()
+def _folder(path: Path) -> Path:
+    path.mkdir()
+    return path
 
 
-def idle_connections(root: Path, count: int, dice: Random) -> Counts:
-    """`count` idle and `count` dribbling connections beside a client that pushes and pulls."""
-    rounds = 15
-    with Server(root / "data") as server:
-        world = World(root, server, dice)
-        copy = root / "copy.db"
+def _make_live(path: Path, dice: Random) -> None:
+    make(path, 200, dice, wal=True)
+    with closing(sqlite3.connect(path, isolation_level=None)) as app:
+        app.execute("CREATE TABLE head (number INTEGER)")
+        app.execute("INSERT INTO head VALUES (0)")
 
-        tokens = []
-        for n in range(CROWD_ADDRESSES):
-            crowded_database = world.account.create_database(f"crowded-{n}")
-            tokens.append(world.account.token(crowded_database, "pull"))
 
-        async def honest() -> list[float]:
-            samples = []
-            for _ in range(rounds):
-                await asyncio.to_thread(world.edit)
-                started = time.monotonic()
-                await world.replica(world.origin, "push").push()
-                await world.replica(copy, "pull").pull()
-                samples.append(time.monotonic() - started)
-            return samples
+@contextmanager
+def _writing(live: Path, job: Job) -> Iterator[Any]:
+    """A writer at work; what is yielded tells its last transaction, once it has made another."""
+    told = job.root / "progress"
+    checkpoint = job.dice.choice((20, 300, 1000))
+    with python(_WRITER, live, checkpoint, told, ROOT) as writer:
+        last = 0
 
-        async def crowded() -> tuple[list[float], int]:
-            stop = asyncio.Event()
-            crowd = asyncio.create_task(_crowd(server.base, tokens, count, count, stop))
-            await asyncio.sleep(1)
-            samples = await honest()
-            stop.set()
-            return samples, await crowd
+        def progress() -> int:
+            nonlocal last
+            deadline = time.monotonic() + START_SECONDS_MAX
+            while time.monotonic() < deadline and writer.poll() is None:
+                data = told.read_bytes() if told.exists() else b""
+                now = struct.unpack("<Q", data)[0] if len(data) == 8 else 0
+                if now > last:
+                    last = now
+                    return last
+                time.sleep(0.001)
+            raise Violation("the writer had to wait, or died")
 
-        alone = median_seconds(asyncio.run(honest()))
-        samples, connections = asyncio.run(crowded())
-        beside = median_seconds(samples)
-        if snapshot(copy) != snapshot(world.origin):
-            raise Violation("the copy differs")
-    if beside > 2 * alone:
-        raise Violation(f"{beside:.3f} s beside the crowd, {alone:.3f} s alone")
-    return {
-        "connections": connections,
-        "alone ms": round(alone * 1e3, 1),
-        "beside ms": round(beside * 1e3, 1),
-    }
+        yield progress

@@ -1,32 +1,42 @@
 """A deployment to torture: a server process, a client's file, what must be true after a fault."""
 
 import asyncio
-import multiprocessing
 import os
 import resource
+import shutil
 import socket
 import sqlite3
 import sys
-import time
+import tempfile
+import threading
+from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from multiprocessing import parent_process
 from multiprocessing.connection import Connection
 from pathlib import Path
 from random import Random
 from typing import Any, Self
 
+from blake3 import blake3
 from tests.helpers_local import masked, pages_by_sqlite
 from tests.helpers_server import START_SECONDS_MAX, Account
 
 from edgereplica.app.replica import AsyncReplica
 from edgereplica.app.serve import run_server
 from edgereplica.app.settings import load_settings
-from edgereplica.events.errors import EdgeReplicaError
 
-_processes = multiprocessing.get_context("forkserver")
-_processes.set_forkserver_preload(
-    ["proof.torture.world", "edgereplica.app.push_session", "edgereplica.app.pull_session"]
-)
+from .client import processes
+
+REMEMBERED_MAX = 20
+"""Versions whose content is known well enough to look at them again later."""
+LOOK_BACK = 0.3
+"""How often that is done."""
+SIDE_FILES = ("-wal", "-journal")
+UNHURRIED: dict[str, Any] = {
+    "sync_opens_per_token_per_minute": 10**6,
+    "sync_opens_per_address_per_minute": 10**6,
+}
+"""Settings of a server whose clients open more sessions in a minute than any user does."""
 
 
 class Violation(Exception):
@@ -42,11 +52,10 @@ class Server:
             self.port = free.getsockname()[1]
         self.base = f"http://127.0.0.1:{self.port}"
         self.process: Any = None
-        self.restarts = -1
 
     def start(self) -> None:
-        ready, child_end = _processes.Pipe(duplex=False)
-        self.process = _processes.Process(
+        ready, child_end = processes.Pipe(duplex=False)
+        self.process = processes.Process(
             target=_serve, args=(self.data_dir, self.port, child_end), daemon=True
         )
         self.process.start()
@@ -58,16 +67,16 @@ class Server:
             raise Violation("the server died at its start") from None
         finally:
             ready.close()
-        self.restarts += 1
 
     def kill(self) -> None:
         self.process.kill()
         self.process.join()
 
-    def limit_file_size(self, bytes_max: int) -> None:
+    def limit_file_size(self, bytes_max: int | None) -> None:
         """No file of the server may grow beyond this: a full disk, for the server alone."""
         _, hard = resource.prlimit(self.process.pid, resource.RLIMIT_FSIZE)
-        resource.prlimit(self.process.pid, resource.RLIMIT_FSIZE, (bytes_max, hard))
+        soft = hard if bytes_max is None else bytes_max
+        resource.prlimit(self.process.pid, resource.RLIMIT_FSIZE, (soft, hard))
 
     def __enter__(self) -> Self:
         self.data_dir.mkdir(parents=True, exist_ok=True)
@@ -94,80 +103,57 @@ class _Ready:
 
 
 def _serve(data_dir: Path, port: int, ready: Connection) -> None:
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     log = os.open(data_dir.with_suffix(".log"), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     os.dup2(log, 1)
     os.dup2(log, 2)
-    sys.stderr = _Ready(ready)  # type: ignore[assignment]
-    run_server(load_settings(data_dir=data_dir), port=port)
+    sys.stderr = _Ready(ready)
+    run_server(load_settings(data_dir=data_dir, **UNHURRIED), port=port)
 
 
-@dataclass
-class Sync:
-    """A push or pull in a child process; `end` is what it told before it ended, if anything."""
-
-    process: Any
-    told: Connection
-
-    def end(self) -> tuple[str, Any] | None:
-        """("done", result) or ("failed", error code), or None: it died first."""
-        self.process.join()
-        try:
-            found = self.told.recv() if self.told.poll() else None
-        except EOFError:
-            found = None
-        self.told.close()
-        return found
-
-
-def start_sync(
-    way: str,
-    path: Path,
-    server: str,
-    token: str,
-    file_bytes_max: int | None = None,
-    **arguments: Any,
-) -> Sync:
-    told, child_end = _processes.Pipe(duplex=False)
-    process = _processes.Process(
-        target=_sync, args=(way, path, server, token, file_bytes_max, arguments, child_end)
-    )
-    process.start()
-    child_end.close()
-    return Sync(process, told)
-
-
-def _sync(
-    way: str,
-    path: Path,
-    server: str,
-    token: str,
-    file_bytes_max: int | None,
-    arguments: dict[str, Any],
-    told: Connection,
-) -> None:
-    if file_bytes_max is not None:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (file_bytes_max, file_bytes_max))
-    replica = AsyncReplica(path, server=server, token=token, retries=0)
-    try:
-        told.send(("done", asyncio.run(getattr(replica, way)(**arguments))))
-    except EdgeReplicaError as error:
-        told.send(("failed", error.code))
+def _end_with_parent() -> None:
+    """No server outlives the check that started it, however the check ends."""
+    parent = parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 class World:
     """One database on a server, its origin file, and every content that was ever pushed."""
 
-    def __init__(self, root: Path, server: Server, dice: Random, rows: int = 900) -> None:
-        self.root, self.server, self.dice = root, server, dice
+    def __init__(
+        self,
+        root: Path,
+        server: Server,
+        dice: Random,
+        rows: int = 900,
+        changes: int = 60,
+        page_size: int = 4096,
+    ) -> None:
         self.account = Account.signup(server.base, f"user-{dice.randrange(1 << 48)}@example.org")
-        self.database = self.account.create_database("main")
+        self._begin(root, server, dice, "main", changes)
+        make(self.origin, rows, dice, page_size=page_size)
+        self.push()
+
+    def _begin(self, root: Path, server: Server, dice: Random, name: str, changes: int) -> None:
+        self.root, self.server, self.dice, self.changes = root, server, dice, changes
+        self.database = self.account.create_database(name)
         self.tokens = {way: self.account.token(self.database, way) for way in ("push", "pull")}
         self.origin = root / "origin.db"
-        self._pulls = 0
-        make(self.origin, rows, dice)
         self.content: dict[int, list[bytes]] = {}
-        """Version → its pages, masked."""
-        self.push()
+        """The head → its pages, masked."""
+        self.digests: dict[int, bytes] = {}
+        """Some versions before it → the digest of their pages, masked."""
+
+    def beside(self, root: Path, name: str, rows: int) -> "World":
+        """Another database of the same account."""
+        world = object.__new__(World)
+        world.account = self.account
+        world._begin(root, self.server, self.dice, name, self.changes)
+        make(world.origin, rows, self.dice)
+        world.push()
+        return world
 
     def replica(self, path: Path, way: str, server: str | None = None, **more: Any) -> AsyncReplica:
         return AsyncReplica(
@@ -177,55 +163,99 @@ class World:
             **{"retries": 0, "compress": "never", **more},
         )
 
-    def push(self, **arguments: Any) -> Any:
-        result = asyncio.run(self.replica(self.origin, "push").push(**arguments))
-        self.content[result.version] = snapshot(self.origin)
+    def push(self) -> Any:
+        result = asyncio.run(self.replica(self.origin, "push").push())
+        if result.version is None:
+            raise Violation("a push over wire v2 did not say which version it made")
+        self._note(result.version, snapshot(self.origin))
         return result
 
-    def head(self) -> int:
-        return asyncio.run(self.replica(self.origin, "pull").status()).head or 0
+    def _note(self, version: int, pages: list[bytes]) -> None:
+        self.content = {version: pages}
+        self.digests[version] = digest_of(pages)
+        for old in sorted(self.digests)[:-REMEMBERED_MAX]:
+            del self.digests[old]
+
+    @property
+    def known(self) -> int:
+        """The head, as far as is known."""
+        return max(self.content)
 
     def edit(self) -> None:
         """An ordinary transaction of the application; now and then it grows, shrinks, vacuums."""
-        edit(self.origin, self.dice)
+        edit(self.origin, self.dice, self.changes)
 
-    def check(self, acknowledged: int | None = None) -> int:
+    def check(self, acknowledged: int | None = None, must_be_new: bool = False) -> int:
         """The server holds exactly what was pushed; the head.
 
-        It is the last known version, or the origin's content as one version more.
+        The head is the last known version, or the origin's content as one version more: which it
+        must be if that was acknowledged. Now and then one of the versions before it is looked at.
         """
-        self._pulls += 1
-        path = self.root / f"check-{self._pulls}.db"
-        result = asyncio.run(self.replica(path, "pull").pull())
-        found, known = snapshot(path), max(self.content)
-        for leftover in self.root.glob(f"{path.name}*"):
-            leftover.unlink()
-        version = result.version
+        version, found = self._pulled()
+        known = self.known
         if acknowledged is not None and version != acknowledged:
             raise Violation(f"version {acknowledged} was acknowledged, the head is {version}")
-        if version not in (known, known + 1):
+        if version not in (known, known + 1) or (must_be_new and version == known):
             raise Violation(f"the head is {version}, after {known}")
-        expected = self.content.get(version) or snapshot(self.origin)
-        if found != expected:
+        if found != (self.content.get(version) or snapshot(self.origin)):
             raise Violation(f"version {version} is torn")
-        self.content = {version: found}
-        return int(version)
+        self._note(version, found)
+        old = self.dice.choice(list(self.digests))
+        seldom = self.dice.random() < LOOK_BACK
+        if seldom and old != version and digest_of(self._pulled(at=old)[1]) != self.digests[old]:
+            raise Violation(f"version {old}, which was acknowledged, is not what it was")
+        return version
 
-    def retry(self) -> None:
+    def _pulled(self, **arguments: Any) -> tuple[int, list[bytes]]:
+        """A version as a reader gets it who has nothing yet."""
+        with tempfile.TemporaryDirectory(dir=self.root) as directory:
+            path = Path(directory) / "check.db"
+            result = asyncio.run(self.replica(path, "pull").pull(**arguments))
+            return result.version or 0, snapshot(path)
+
+    def retry(self, protocol: int | None = None, **arguments: Any) -> None:
         """Push again, undisturbed: it must succeed, and the server hold the origin's content."""
-        result = self.push()
-        if self.check() != result.version or self.content[result.version] != snapshot(self.origin):
+        again = self.replica(self.origin, "push", protocol=protocol)
+        result = asyncio.run(again.push(**arguments))
+        # Over wire v1 nobody tells the number of the version.
+        version = self.check(result.version)
+        if self.content[version] != snapshot(self.origin):
             raise Violation("the retry did not bring the origin to the server")
 
 
 def snapshot(path: Path) -> list[bytes]:
-    """The file's pages by SQLite, what a mere opening may rewrite blanked."""
-    return masked(pages_by_sqlite(path))
+    """The file's pages by SQLite, what a mere opening may rewrite blanked.
+
+    It is a copy that is opened: a file with a hot journal stays as the fault left it, so that
+    it is the product that recovers it.
+    """
+    with tempfile.TemporaryDirectory(dir=path.parent) as directory:
+        copy = Path(directory) / path.name
+        shutil.copyfile(path, copy)
+        for suffix in SIDE_FILES:
+            side = path.with_name(path.name + suffix)
+            if side.exists():
+                shutil.copyfile(side, copy.with_name(copy.name + suffix))
+        return masked(pages_by_sqlite(copy))
 
 
-def make(path: Path, rows: int, dice: Random, wal: bool = False) -> None:
+def require_tidy(path: Path) -> None:
+    """Beside the database, alone in its folder, stands nothing of a sync that did not end."""
+    known = {path.name, *(f"{path.name}{suffix}" for suffix in ("-edgereplica", "-wal", "-shm"))}
+    left = {found.name for found in path.parent.iterdir()} - known
+    if left:
+        raise Violation(f"a sync that was cut off left {', '.join(sorted(left))} for good")
+
+
+def digest_of(pages: Sequence[bytes]) -> bytes:
+    return blake3(b"".join(pages)).digest()
+
+
+def make(path: Path, rows: int, dice: Random, wal: bool = False, page_size: int = 4096) -> None:
     with closing(sqlite3.connect(path, isolation_level=None)) as app:
+        app.execute(f"PRAGMA page_size = {page_size}")
         app.execute(f"PRAGMA journal_mode = {'wal' if wal else 'delete'}")
+        app.execute("PRAGMA synchronous = off")
         app.execute("CREATE TABLE t (id INTEGER PRIMARY KEY, stamp INTEGER, x BLOB)")
         app.execute("BEGIN")
         app.executemany(
@@ -234,28 +264,23 @@ def make(path: Path, rows: int, dice: Random, wal: bool = False) -> None:
         app.execute("COMMIT")
 
 
-def edit(path: Path, dice: Random) -> None:
+def edit(path: Path, dice: Random, changes: int = 60) -> None:
+    """Change 1 to `changes` rows anywhere; seldom grow by a fifth, or shrink to what it was."""
     with closing(sqlite3.connect(path, isolation_level=None, timeout=30)) as app:
         app.execute("PRAGMA synchronous = off")
+        (rows,) = app.execute("SELECT count(*) FROM t").fetchone()
         app.execute("BEGIN")
-        for _ in range(dice.choice((1, 5, 60))):
-            row = (dice.randbytes(400), dice.randrange(1, 900))
-            app.execute("UPDATE t SET x = ? WHERE id = ?", row)
+        # One change there always is: the version pushed next is a new one.
+        for _ in range(dice.choice((1, max(1, changes // 10), changes))):
+            app.execute(
+                "UPDATE t SET x = ?, stamp = 0 WHERE id = (SELECT id FROM t WHERE id >= ? LIMIT 1)",
+                (dice.randbytes(400), dice.randrange(1, max(2, rows * 4 // 5))),
+            )
         kind = dice.randrange(12)
         if kind == 0:
             app.execute("INSERT INTO t (stamp, x) SELECT 1, x FROM t WHERE id % 5 = 0")
         elif kind == 1:
-            app.execute("DELETE FROM t WHERE id > 900")
+            app.execute("DELETE FROM t WHERE stamp = 1")
         app.execute("COMMIT")
         if kind == 1:
             app.execute("VACUUM")
-
-
-def median_seconds(samples: list[float]) -> float:
-    return sorted(samples)[len(samples) // 2]
-
-
-def timed(work: Any) -> float:
-    started = time.monotonic()
-    work()
-    return time.monotonic() - started

@@ -3,11 +3,12 @@
 from pathlib import Path
 
 import pytest
-from proof.torture.__main__ import CHECKS, run
+from proof.running import run_here
+from proof.torture.checks import CHECKS
 
 
 @pytest.mark.parametrize("name", CHECKS)
 def test_torture(name: str, tmp_path: Path) -> None:
     page = tmp_path / "evidence.md"
-    run(name, scale=0, seed=7, page=page)
+    run_here("torture", CHECKS, name, scale=0, seed=7, page=page)
     assert f"| torture {name} | passed |" in page.read_text()
