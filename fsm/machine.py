@@ -106,9 +106,11 @@ def _for_any_machine(kind: type, registry: CallbacksRegistry) -> CallbacksRegist
 def _method(kind: type, name: str) -> Callable[..., Any]:
     """The method `name` of machines of `kind`, called as the library calls: by keyword."""
     function = getattr(kind, name)
-    # A decorator that wraps it is called too, but what it takes is what it was declared with.
-    declared = getattr(function, "__wrapped__", function).__code__
-    match declared.co_varnames[: declared.co_argcount]:
+    # Decorators that wrap it are called too, but what it takes is what it was declared with.
+    declared = function
+    while hasattr(declared, "__wrapped__"):
+        declared = declared.__wrapped__
+    match declared.__code__.co_varnames[: declared.__code__.co_argcount]:
         case ("self",):
             return lambda *_, machine, **__: function(machine)
         case ("self", "e"):
