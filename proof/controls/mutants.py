@@ -148,7 +148,25 @@ def mutate(root: Path, jobs: int) -> None:
         check=False,
     )
     if done.returncode:
-        raise RuntimeError(f"mutmut failed: {(done.stdout + done.stderr)[-3000:]}")
+        # mutmut does not say which test it was that failed as it is.
+        tests = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *TESTS]
+        environment |= {"PYTHONPATH": "src", "MUTANT_UNDER_TEST": ""}
+        seen = subprocess.run(
+            tests,
+            cwd=root / "mutants",
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        said = _without_spinner(done.stdout + done.stderr)[-2000:]
+        raise RuntimeError(f"mutmut failed: {said}\nthe tests without it: {seen.stdout[-4000:]}")
+
+
+def _without_spinner(said: str) -> str:
+    """What mutmut said, without the lines that it paints over each other while it waits."""
+    lines = said.replace("\r", "\n").splitlines()
+    return "\n".join(line for line in lines if not line[:1] or not "⠀" <= line[0] <= "⣿")
 
 
 @contextlib.contextmanager
