@@ -164,7 +164,11 @@ class _Push:
         assert machine.reply is not None
         reply, done = machine.reply, machine.outcome
         if machine.state_id == "measured":
-            return self._result("dry_run", reply.head, reply.head, started, False)
+            assert machine.plan is not None
+            # Known by its root alone, the file builds on a version that is not the head.
+            conflicts = bool(reply.head) and machine.plan.base is None and not machine.plan.force
+            version = None if conflicts else reply.head
+            return self._result("dry_run", version, reply.head, started, conflicts)
         version = done.version if done is not None else reply.head
         if self.plan.state is not None:
             self._remember(version, reply.database)

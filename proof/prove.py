@@ -1,57 +1,144 @@
-"""The model-based check for tens of thousands of steps, both storages.
+"""The model-based check for tens of thousands of steps, on every storage there is.
 
-python -m proof.prove [--steps N] [--seed N]
+A step is one rule of `tests.model.convergence` with the checks behind it. Memory and the embedded
+server's storage (SQLite and a directory) take nine tenths of the steps between them, PostgreSQL and
+S3, which this starts for itself, the last one. A failure is shrunk and printed as a program; its
+seed plays the same histories again.
 
-A step is one rule of `tests.model.convergence` with the checks behind it. A failure is shrunk and
-printed as a program; the seed plays the same run again.
+examples:
+  python -m proof.prove --steps 50000
+  python -m proof.prove --storage scaled-out --steps 2000 --seed 7
+  python -m proof.prove --steps 3000 --page /tmp/x.md       leave specs/evidence.md as it is
 """
 
 import argparse
+import os
 import sys
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
 
 import hypothesis.core
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis.stateful import run_state_machine_as_test
-from tests.model.convergence import Convergence, EmbeddedConvergence
+from tests.helpers_postgres import postgres_server
+from tests.helpers_s3 import s3_server
+from tests.model.convergence import Convergence, EmbeddedConvergence, ScaledOutConvergence
 
-from .evidence import measured
+from .evidence import PAGE, measured
 
-STEPS_PER_EXAMPLE = 50
+STEPS_PER_HISTORY = 50
+HISTORIES_MIN, HISTORIES_PER_ROUND = 10, 40
+SEEDS_PER_STORAGE = 100_000
+"""So that storages play different histories."""
+INTERRUPTED = 130
+PERCENT = {"memory": 45, "embedded": 45, "scaled-out": 10}
+MACHINES: dict[str, type[Convergence]] = {
+    "memory": Convergence,
+    "embedded": EmbeddedConvergence,
+    "scaled-out": ScaledOutConvergence,
+}
 
 
-def prove(machine: type[Convergence], steps: int, seed: int) -> int:
-    """Run `machine` until at least `steps` steps are through; how many were."""
-    machine.steps_run = 0
-    round_number = 0
-    while machine.steps_run < steps:
+class Refuted(Exception):
+    """A history broke the model; the seed plays it again."""
+
+
+def prove(storage: str, steps: int, seed: int) -> Counter[str]:
+    """Play histories on `storage` until at least `steps` steps are through; what happened."""
+    machine = MACHINES[storage]
+    machine.happened = Counter()
+    began = time.monotonic()
+    round_seed = seed
+    while machine.happened["steps"] < steps:
         # What pytest's --hypothesis-seed sets.
-        hypothesis.core.global_force_seed = seed + round_number
-        round_number += 1
-        left = steps - machine.steps_run
-        run_state_machine_as_test(
-            machine,
-            settings=settings(
-                max_examples=max(10, min(200, left // STEPS_PER_EXAMPLE)),
-                stateful_step_count=STEPS_PER_EXAMPLE,
-                deadline=None,
-                database=None,
-                phases=(Phase.generate, Phase.shrink),
-                suppress_health_check=list(HealthCheck),
-            ),
-        )
-    return machine.steps_run
+        hypothesis.core.global_force_seed = round_seed
+        left = steps - machine.happened["steps"]
+        # Hypothesis begins a round with the simplest history of all.
+        histories = max(HISTORIES_MIN, min(HISTORIES_PER_ROUND, left // STEPS_PER_HISTORY))
+        try:
+            run_state_machine_as_test(machine, settings=_settings(histories))
+        except Exception as error:
+            raise Refuted(
+                f"again: python -m proof.prove --storage {storage} --seed {round_seed} "
+                f"--steps {histories * STEPS_PER_HISTORY}"
+            ) from error
+        round_seed += 1
+        _show(storage, machine.happened["steps"], steps, time.monotonic() - began)
+    return machine.happened
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(prog="proof.prove", description=__doc__)
-    parser.add_argument("--steps", type=int, default=50_000)
-    parser.add_argument("--seed", type=int, default=1)
-    chosen = parser.parse_args()
-    for name, machine in (("memory", Convergence), ("embedded", EmbeddedConvergence)):
-        with measured(f"prove: model, {name} storage", seed=chosen.seed) as evidence:
-            evidence.counts["steps"] = prove(machine, (chosen.steps + 1) // 2, chosen.seed)
-            evidence.counts["failures"] = 0
+def _settings(histories: int) -> settings:
+    return settings(
+        max_examples=histories,
+        stateful_step_count=STEPS_PER_HISTORY,
+        deadline=None,
+        database=None,
+        phases=(Phase.generate, Phase.shrink),
+        suppress_health_check=list(HealthCheck),
+    )
+
+
+@contextmanager
+def scaled_out() -> Iterator[None]:
+    """PostgreSQL and S3 for `ScaledOutConvergence`, as long as the block runs."""
+    with postgres_server() as postgres, s3_server() as s3:
+        before = {name: os.environ.get(name) for name in s3.environment}
+        os.environ.update(s3.environment)
+        ScaledOutConvergence.ground = (postgres.database(), s3.bucket())
+        try:
+            yield
+        finally:
+            for name, value in before.items():
+                os.environ.pop(name)
+                if value is not None:
+                    os.environ[name] = value
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    chosen = _arguments(arguments)
+    for number, storage in enumerate([chosen.storage] if chosen.storage else MACHINES):
+        percent = 100 if chosen.storage else PERCENT[storage]
+        seed = chosen.seed + number * SEEDS_PER_STORAGE
+        steps = max(1, chosen.steps * percent // 100)
+        ground = scaled_out() if storage == "scaled-out" else nullcontext()
+        name = f"prove: model, {storage} storage"
+        try:
+            with ground, measured(name, seed=seed, page=chosen.page) as evidence:
+                happened = prove(storage, steps, seed)
+                evidence.counts["steps"] = happened.pop("steps")
+                evidence.counts["percent of all"] = percent
+                evidence.counts |= dict(sorted(happened.items()))
+                evidence.counts["failures"] = 0
+        except KeyboardInterrupt:
+            sys.stderr.write(f"interrupted in {storage} storage\n")
+            return INTERRUPTED
     return 0
+
+
+def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m proof.prove",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--steps", type=int, default=50_000, help="in all (50000)")
+    parser.add_argument("--seed", type=int, default=1, help="of the first round (1)")
+    parser.add_argument("--storage", choices=list(MACHINES), help="this one alone")
+    parser.add_argument(
+        "--page", type=Path, default=PAGE, help="where the rows go (specs/evidence.md)"
+    )
+    chosen = parser.parse_args(arguments)
+    if chosen.steps < 1:
+        parser.error("--steps is 1 or more")
+    return chosen
+
+
+def _show(storage: str, done: int, steps: int, seconds: float) -> None:
+    left = seconds / done * max(0, steps - done)
+    sys.stderr.write(f"{storage}: {done:,} of {steps:,} steps, {left:,.0f} s to go\n")
 
 
 if __name__ == "__main__":

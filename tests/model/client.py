@@ -17,6 +17,7 @@ import pytest
 import sqlean
 
 from edgereplica.adapters.hashing import masked_page_one
+from edgereplica.adapters.local_apply import apply_version
 from edgereplica.adapters.local_fresh import FreshFile
 from edgereplica.app import pull_client
 
@@ -134,10 +135,10 @@ class Death:
 @contextmanager
 def dying(death: Death) -> Iterator[None]:
     """Let the next installation of a version end in `death`."""
-    real_apply, real_install = pull_client.apply_version, FreshFile.install
+    real_install = FreshFile.install
 
     def apply(path: Path, *, pages: Iterable[Any], **rest: Any) -> Any:
-        applied = real_apply(path, pages=_deadly(pages, death), **rest)
+        applied = apply_version(path, pages=_deadly(pages, death), **rest)
         if death.point == "installed":
             death.strike()
         return applied
@@ -151,7 +152,7 @@ def dying(death: Death) -> Iterator[None]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(pull_client, "apply_version", apply)
-        patch.setattr(pull_client.FreshFile, "install", install)
+        patch.setattr(FreshFile, "install", install)
         yield
 
 

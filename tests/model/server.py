@@ -5,25 +5,23 @@ left. Versions are read back by objects that have cached nothing.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
+from tests.model.storages import Storage
 from tests.model.wire import Wire
 
 from edgereplica.adapters import migrations
 from edgereplica.adapters.clock import ManualClock
 from edgereplica.adapters.event_log import EventLog
 from edgereplica.adapters.ids import SeededIds
-from edgereplica.adapters.memory_repo import MemoryRepo
-from edgereplica.adapters.memory_store import MemoryStore
-from edgereplica.adapters.object_store import open_store
 from edgereplica.adapters.page_storage import PageStorage
 from edgereplica.adapters.ports import Buffer, ObjectStore, Repo, Statement
-from edgereplica.adapters.sqlite_repo import SqliteRepo
+from edgereplica.app.compaction import Compactor
 from edgereplica.app.driver import Driver
+from edgereplica.app.gc import GarbageCollector
 from edgereplica.app.history import DatabaseHistory
 from edgereplica.app.pull_server import PullServerEnd
 from edgereplica.app.push_server import PushServerEnd
@@ -42,8 +40,8 @@ from edgereplica.fsm.server_pull import ServerPull
 from edgereplica.fsm.server_push import ServerPush
 
 When = Literal["before", "during", "after"]
-ORG, USER = "org", "user"
-IDENTITY = Identity(USER, ORG, "user@example.org", "admin")
+PIECES_MAX = 2
+"""Versions that compaction leaves alone."""
 Pages = tuple[bytes, ...]
 
 
@@ -53,9 +51,9 @@ class Crashed(BaseException):
 
 @dataclass(slots=True)
 class CrashPoint:
-    """Die at the `countdown`-th write to storage, around its effect."""
+    """Die at the `countdown`-th write to storage, or at the commit (None), around its effect."""
 
-    countdown: int
+    countdown: int | None
     when: When
 
 
@@ -65,17 +63,22 @@ class _Mortal:
     def __init__(self) -> None:
         self.armed: CrashPoint | None = None
         self.dead = False
+        self.died = ""
+        """Where, in words."""
 
-    def strikes(self) -> When | None:
+    def strikes(self, *, commits: bool) -> When | None:
         if self.dead:
             raise Crashed
-        if self.armed is None:
+        point = self.armed
+        if point is None:
             return None
-        self.armed.countdown -= 1
-        if self.armed.countdown > 0:
+        if point.countdown is not None:
+            point.countdown -= 1
+        if point.countdown != 0 and not (point.countdown is None and commits):
             return None
-        when, self.armed, self.dead = self.armed.when, None, True
-        return when
+        self.armed, self.dead = None, True
+        self.died = f"{point.when} a {'commit' if commits else 'write'}"
+        return point.when
 
 
 class MortalRepo:
@@ -92,8 +95,9 @@ class MortalRepo:
     async def all(self, sql: str, *parameters: Any) -> Any:
         return await self._repo.all(sql, *parameters)
 
-    async def batch(self, statements: Sequence[Statement]) -> None:
-        when = self._mortal.strikes()
+    async def batch(self, statements: Sequence[Statement] | AsyncIterable[Statement]) -> None:
+        assert isinstance(statements, Sequence)
+        when = self._mortal.strikes(commits=_commits(statements))
         if when is None:
             await self._repo.batch(statements)
         elif when == "before":
@@ -106,6 +110,10 @@ class MortalRepo:
 
     async def close(self) -> None:
         await self._repo.close()
+
+
+def _commits(statements: Sequence[Statement]) -> bool:
+    return any(VersionCommitted.kind in statement.parameters for statement in statements)
 
 
 async def _half(statements: Sequence[Statement]) -> AsyncIterator[Statement]:
@@ -126,7 +134,7 @@ class MortalStore:
         return getattr(self._store, name)
 
     async def put(self, key: str, parts: Sequence[Buffer]) -> None:
-        when = self._mortal.strikes()
+        when = self._mortal.strikes(commits=False)
         if when in ("before", "during"):
             raise Crashed
         await self._store.put(key, parts)
@@ -135,17 +143,14 @@ class MortalStore:
 
 
 class Server:
-    """`folder` None keeps everything in memory; else it is an embedded server's data directory."""
+    """One server after another on `storage`."""
 
-    def __init__(self, folder: Path | None) -> None:
-        self._folder = folder
-        self.clock = ManualClock()
-        self._ids = SeededIds(1, self.clock)
+    def __init__(self, storage: Storage, clock: ManualClock) -> None:
+        self._storage = storage
+        self.clock = clock
+        self._ids = SeededIds(storage.number, clock)
         self._keyring = Keyring([b"k" * 32])
-        self._memory = MemoryRepo()
-        self._store: ObjectStore = (
-            MemoryStore(self.clock) if folder is None else open_store(folder / "objects")
-        )
+        self._org, self._user = f"org-{storage.number}", f"user-{storage.number}"
         self._mortal = _Mortal()
         self._running: dict[asyncio.Task[None], tuple[str, Wire]] = {}
         self.defects: list[BaseException] = []
@@ -153,40 +158,40 @@ class Server:
 
     async def start(self) -> None:
         self._mortal = _Mortal()
-        repo: Repo = self._memory
-        if self._folder is not None:
-            self._folder.mkdir(exist_ok=True)
-            repo = await SqliteRepo.open(self._folder / "repo.db", readers=1)
-        await migrations.migrate(repo)
-        self._repo = repo
-        mortal_repo = MortalRepo(repo, self._mortal)
+        self._repo = await self._storage.open_repo()
+        await migrations.migrate(self._repo)
+        mortal_repo = MortalRepo(self._repo, self._mortal)
         self._log = EventLog(mortal_repo, self.clock)
         self.services = SyncServices(
             mortal_repo,
             self._log,
             DatabaseHistory(self._log),
-            PageStorage(MortalStore(self._store, self._mortal), self._ids),
+            PageStorage(MortalStore(self._storage.store, self._mortal), self._ids),
             self.clock,
             _unrevoked,
         )
 
     async def sign_up(self) -> None:
         for event in (
-            UserSignedUp(user_id=USER, email="u@e.org", provider="password", subject="u@e.org"),
-            OrganizationCreated(org_id=ORG, name="o", personal=True),
+            UserSignedUp(
+                user_id=self._user, email=self._email, provider="password", subject=self._email
+            ),
+            OrganizationCreated(org_id=self._org, name="o", personal=True),
         ):
             await self._log.append([(event.stream, 0, [event])])
 
     async def create_database(self) -> None:
         self.database = self._ids.new_id()
         name = f"db-{self.database[-8:]}"
-        event = DatabaseCreated(database_id=self.database, org_id=ORG, name=name, created_by=USER)
+        event = DatabaseCreated(
+            database_id=self.database, org_id=self._org, name=name, created_by=self._user
+        )
         await self._log.append([(event.stream, 0, [event])])
 
     async def delete_database(self) -> None:
         """As `AdminService` and `SyncServer.end_database` do it."""
-        history = await self.services.histories.open(self.database, ORG)
-        await self.services.histories.delete(history, USER)
+        history = await self.services.histories.open(self.database, self._org)
+        await self.services.histories.delete(history, self._user)
         for database, wire in self._running.values():
             if database == self.database:
                 wire.server.interrupt(NotFound("the database was deleted"))
@@ -209,8 +214,21 @@ class Server:
         await self._close()
 
     async def _close(self) -> None:
-        if self._folder is not None:
-            await self._repo.close()
+        await self._storage.close_repo(self._repo)
+
+    async def look_after_storage(self) -> int:
+        """Collect garbage and compact, as a server does now and then; how many objects went."""
+        histories = DatabaseHistory(self._log)
+        repo, store = self.services.repo, self.services.storage.objects
+        collector = GarbageCollector(repo, self._log, histories, store, self.clock, self._ids)
+        collected = await collector.run()
+        storage = PageStorage(store, self._ids, cache_bytes=0)
+        await Compactor(repo, histories, storage, self.clock, pieces_max=PIECES_MAX).run()
+        return collected.deleted
+
+    @property
+    def _email(self) -> str:
+        return f"{self._user}@example.org"
 
     def die_at(self, point: CrashPoint | None) -> None:
         self._mortal.armed = point
@@ -219,9 +237,19 @@ class Server:
     def crashed(self) -> bool:
         return self._mortal.dead
 
+    @property
+    def died(self) -> str:
+        return self._mortal.died
+
+    async def finish(self, wire: Wire) -> None:
+        """Let the session on `wire`, which its client has left, do what it still does."""
+        left = [task for task, (_, its_wire) in self._running.items() if its_wire is wire]
+        if left:
+            await asyncio.wait(left)
+
     def token(self, direction: Literal["push", "pull"], ttl_seconds: int = 600) -> str:
         token, _ = self._keyring.mint_sync(
-            IDENTITY,
+            Identity(self._user, self._org, self._email, "admin"),
             self.database,
             direction,
             now=self.clock.now(),
@@ -268,13 +296,13 @@ class Server:
     async def read_version(self, version: int) -> Pages:
         """Every page of a version, by a reader that trusts no cache."""
         log = EventLog(self._repo, self.clock)
-        history = await DatabaseHistory(log).open(self.database, ORG)
-        claims = VerifiedClaims("sync", "", ORG, "", "", 1 << 40, b"", "", 0)
-        storage = PageStorage(self._store, self._ids)
+        history = await DatabaseHistory(log).open(self.database, self._org)
+        claims = VerifiedClaims("sync", "", self._org, "", "", 1 << 40, b"", "", 0)
+        storage = PageStorage(self._storage.store, self._ids)
         page_map = await Opened(history, claims).open_map(storage, version)
         pages: dict[int, bytes] = {}
         runs = ((1, page_map.page_count),) if page_map.page_count else ()
-        async for batch in storage.reader(page_map, ORG).batches(runs):
+        async for batch in storage.reader(page_map, self._org).batches(runs):
             size = page_map.page_size
             for at, page in enumerate(pages_of(batch.runs)):
                 pages[page] = bytes(batch.data[at * size : (at + 1) * size])

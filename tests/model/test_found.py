@@ -102,6 +102,22 @@ def test_a_forced_pull_of_what_the_file_already_is_is_remembered(model: Converge
     assert len(model.versions) == 3
 
 
+def test_a_dry_pull_of_an_empty_database_says_that_it_would_be_refused(model: Convergence) -> None:
+    """No page would come, so nothing seemed to stand against it."""
+    model.dry_run(number=0, kind="pull", force=False, then_do_it=True)
+
+
+def test_a_dry_push_of_a_file_known_by_its_root_says_that_it_would_be_refused(
+    model: Convergence,
+) -> None:
+    """Pulled in wire v1, it named no base, so the server greeted it and waited for more."""
+    model.push(number=0, wire_version=2, force=False, cut_at=None)
+    model.pull(number=1, wire_version=1, force=True, backup=False, cut_at=None)
+    model.pull_change_and_push(number=0, rows=3, wire_version=2)
+    model.dry_run(number=1, kind="push", force=False, then_do_it=True)
+    assert model.happened["ended by conflict"]
+
+
 def test_a_server_that_ends_a_session_before_hello_is_not_taken_for_an_old_one() -> None:
     """It said why in wire v1; a v2 client went on in v1, where a push replaces the head."""
 

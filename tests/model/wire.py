@@ -90,6 +90,7 @@ class Wire:
         self._by_hand = by_hand
         self._cut_at = cut_at
         self.frames = 0
+        self.was_cut = False
         self.client = WireEnd(self)
         self.server = WireEnd(self)
 
@@ -121,6 +122,7 @@ class Wire:
     def _let_through(self, end: WireEnd) -> bool:
         self.frames += 1
         if self.frames == self._cut_at:
+            self.was_cut = True
             self.cut()
             return False
         self.peer(end).take(end.held.popleft())

@@ -1,0 +1,294 @@
+"""What the model knows, and what it says to how a command ended.
+
+The model is a list of versions (whole contents) and, per client, the base it last synced. Whatever
+a command came to, the product must then stand where the model says that it may.
+"""
+
+import asyncio
+import tempfile
+from collections import Counter
+from collections.abc import Coroutine
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+from hypothesis.stateful import RuleBasedStateMachine
+from tests.model.client import ClientFile, ClientKilled, Pages, masked
+from tests.model.server import Server
+from tests.model.storages import InMemory, Storage
+from tests.model.wire import Wire
+
+from edgereplica.adapters.clock import ManualClock
+from edgereplica.adapters.hashing import hash_pages, root_of
+from edgereplica.app.results import PullResult, PushResult
+from edgereplica.events import errors
+from edgereplica.events.domain import VersionCommitted
+
+CLIENTS = 3
+Kind = Literal["push", "pull"]
+_SAID_BY_THE_SERVER = {
+    errors.LimitExceeded,
+    errors.NotFound,
+    errors.ServerShuttingDown,
+    errors.SessionTooSlow,
+}
+
+
+@dataclass(slots=True)
+class Base:
+    """What a client last synced, as the server has it; `version` is None where wire v1 could not
+    say it."""
+
+    database: str
+    version: int | None
+    pages: Pages
+
+
+@dataclass(slots=True)
+class Client:
+    file: ClientFile
+    base: Base | None = None
+    pages: Pages = ()
+    """The file's content as the model has it."""
+    busy: bool = False
+
+    @property
+    def changed(self) -> bool:
+        return self.base is None or masked(self.pages) != masked(self.base.pages)
+
+
+@dataclass(slots=True)
+class Session:
+    """One command of a client, from its start to its outcome."""
+
+    client: Client
+    kind: Kind
+    wire_version: int
+    force: bool
+    message: str
+    at_begin: Pages
+    changed_at_begin: bool
+    head_at_begin: int
+    alone: bool
+    at: int | None = None
+    dry_run: bool = False
+    backup: bool = False
+    wire: Wire | None = None
+    task: "asyncio.Task[Any] | None" = None
+    written: bool = False
+    base_at_begin: Base | None = None
+    excused: set[type[BaseException]] = field(default_factory=set)
+    """What else may end it: the faults that the rule brought about."""
+
+    @property
+    def may_push(self) -> tuple[Pages, ...]:
+        """What the file holds, byte for byte. Where nothing was changed that counts (design §7),
+        it is the version that it came from, as long as the server takes that."""
+        base = self.base_at_begin
+        if base is not None and not self.changed_at_begin:
+            return base.pages, self.at_begin
+        return (self.at_begin,)
+
+
+class Judge(RuleBasedStateMachine):
+    """`happened` counts, over all histories, what they came to: for whoever reads the figures."""
+
+    happened: ClassVar[Counter[str]] = Counter()
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.folder = Path(tempfile.mkdtemp(prefix="model-"))
+        self.loop = asyncio.new_event_loop()
+        self.moved = asyncio.Event()
+        self.clock = ManualClock()
+        self.server = Server(self.make_storage(), self.clock)
+        self.clients = [Client(ClientFile(self.folder / f"c{i}")) for i in range(CLIENTS)]
+        self.sessions: list[Session] = []
+        self.versions: list[Pages] = []
+        self.events: list[VersionCommitted] = []
+        self.acknowledged: list[tuple[int, Pages]] = []
+        self.pushed: set[Pages] = set()
+        self.pushes = 0
+        self._await(self.server.start())
+        self._await(self.server.sign_up())
+        self._await(self.server.create_database())
+
+    def make_storage(self) -> Storage:
+        return InMemory(self.clock)
+
+    def _count(self, what: str, times: int = 1) -> None:
+        type(self).happened[what] += times
+
+    def _await(self, work: Coroutine[Any, Any, Any]) -> Any:
+        return self.loop.run_until_complete(work)
+
+    def _end(self, session: Session) -> None:
+        """The session is over: judge it."""
+        assert session.task is not None
+        session.client.busy = False
+        if session.wire is not None:
+            self._await(self.server.finish(session.wire))
+            self._count("connections cut", session.wire.was_cut)
+        if self.server.crashed:
+            self._count(f"server deaths {self.server.died}")
+            self._await(self.server.kill())
+            self._await(self.server.start())
+            session.excused.add(errors.NetworkError)
+            for other in self.sessions:
+                other.excused.add(errors.NetworkError)
+        self._adopt()
+        if session.task.cancelled():
+            self._file_untouched(session.client)
+            return
+        error = session.task.exception()
+        if error is None:
+            self._succeeded(session, session.task.result())
+        elif isinstance(error, errors.EdgeReplicaError):
+            self._count(f"ended by {error.code}")
+            self._refused(session, error)
+        elif not isinstance(error, ClientKilled):
+            raise error
+
+    def _succeeded(self, session: Session, result: Any) -> None:
+        self._count(f"{session.kind} {result.outcome}")
+        if session.dry_run:
+            assert result.outcome == "dry_run" or result.outcome == "unchanged", result
+            self._file_untouched(session.client)
+        elif isinstance(result, PushResult):
+            self._pushed(session, result)
+        else:
+            self._pulled(session, result)
+
+    def _pushed(self, session: Session, result: PushResult) -> None:
+        client, version = session.client, result.version
+        self._file_untouched(client)
+        if session.wire_version == 1:
+            client.base = Base(self.server.database, None, self._version_like(session.at_begin))
+            return
+        assert version is not None
+        content = self._content(version)
+        if result.outcome == "pushed":
+            assert content in session.may_push, "the version is not what was pushed"
+            if self.events[version - 1].message == session.message and not session.force:
+                replaced = self._content(version - 1)
+                held = client.base.pages if client.base is not None else ()
+                same = masked(held) == masked(replaced)
+                assert same or not replaced, "an unforced push replaced unseen changes"
+        else:
+            assert masked(content) == masked(session.at_begin), "it is not what the head is"
+        self.acknowledged.append((version, content))
+        client.base = Base(self.server.database, version, content)
+
+    def _pulled(self, session: Session, result: PullResult) -> None:
+        client = session.client
+        now = client.file.pages()
+        if session.wire_version == 1:
+            candidates = self.versions[max(0, session.head_at_begin - 1) :] or [()]
+            if session.head_at_begin == 0:
+                candidates = [*candidates, ()]
+            assert masked(now) in map(masked, candidates), "a pull gave no version"
+        elif result.outcome == "pulled":
+            assert result.version is not None
+            assert masked(now) == masked(self._content(result.version)), "a pull gave no version"
+        if session.at is not None:
+            assert result.version == session.at
+        if result.outcome == "pulled":
+            assert not session.written, "a pull overwrote a change made meanwhile"
+            if not session.force and session.at_begin:
+                kept = masked(now) == masked(session.at_begin)
+                assert not session.changed_at_begin or kept, "a pull overwrote local changes"
+            self._backup_kept(session, result)
+            client.pages = now
+            client.base = self._base_pulled(result, now)
+        else:
+            self._file_untouched(client)
+            if session.force or not session.changed_at_begin or client.base is None:
+                assert masked(now) == masked(self._content(result.version or 0))
+                client.base = self._base_pulled(result, now)
+
+    def _base_pulled(self, result: PullResult, now: Pages) -> Base:
+        """A connection rewrites what does not count in page 1; the client remembers the version."""
+        version = result.version
+        pages = self._version_like(now) if version is None else self._content(version)
+        return Base(self.server.database, version, pages)
+
+    def _version_like(self, pages: Pages) -> Pages:
+        alike = (one for one in reversed(self.versions) if masked(one) == masked(pages))
+        return next(alike, pages)
+
+    def _backup_kept(self, session: Session, result: PullResult) -> None:
+        if session.backup and session.force and session.changed_at_begin and session.at_begin:
+            assert result.backup_path is not None
+            kept = ClientFile.pages_at(Path(result.backup_path))
+            assert kept == session.at_begin, "the backup is not what was overwritten"
+            Path(result.backup_path).unlink()
+
+    def _refused(self, session: Session, error: errors.EdgeReplicaError) -> None:
+        """A refusal changes nothing, and has a reason."""
+        client = session.client
+        self._left_alone(client, error)
+        for event in self.events:
+            if event.message == session.message:
+                # It was committed, and the word of it was lost on the way.
+                assert type(error) in session.excused, f"{error!r} after a commit"
+        if type(error) in session.excused:
+            return
+        if session.wire_version == 1 and isinstance(error, errors.RemoteError):
+            # Wire v1 has words for an error, and no code.
+            assert session.excused & _SAID_BY_THE_SERVER, error
+            return
+        if session.alone:
+            assert len(self.versions) == session.head_at_begin, "a refused command made a version"
+        if isinstance(error, errors.Conflict):
+            assert session.kind == "push"
+            assert not session.force
+            assert session.wire_version == 2
+            assert self.versions, "a conflict with nothing"
+            if session.alone:
+                base, head = client.base, len(self.versions)
+                at_head = base is not None and (base.database, base.version) == (
+                    self.server.database,
+                    head,
+                )
+                assert not at_head, "a conflict with the push's own base"
+                assert session.may_push[0] != self.versions[-1], "a conflict with its own content"
+            return
+        if isinstance(error, errors.UnpushedChanges | errors.NoSharedHistory):
+            assert session.kind == "pull"
+            assert not session.force
+            assert session.changed_at_begin, "nothing was changed"
+            wanted = self._content(session.at if session.at is not None else len(self.versions))
+            assert session.wire_version == 1 or not session.alone or session.at_begin != wanted
+            return
+        if isinstance(error, errors.FileReplaced | errors.AlreadyExists) and session.written:
+            return
+        raise AssertionError(f"refused for no reason: {error!r}") from error
+
+    def _left_alone(self, client: Client, error: errors.EdgeReplicaError) -> None:
+        """An error left the file as it was. Where it was to be replaced as a whole, its journal
+        mode went there and back, which moves the change counter."""
+        now = client.file.pages()
+        if now != client.pages and isinstance(error, errors.FileReplaced | errors.FileBusy):
+            assert now[0][18:20] == client.pages[0][18:20], "another journal mode"
+            assert masked(now) == masked(client.pages), error
+            client.pages = now
+        assert now == client.pages, f"the file is not what it was: {error!r}"
+
+    def _file_untouched(self, client: Client) -> None:
+        assert client.file.pages() == client.pages, "the file is not what it was"
+
+    def _content(self, version: int) -> Pages:
+        assert version <= len(self.versions), f"there is no version {version}"
+        return self.versions[version - 1] if version else ()
+
+    def _adopt(self) -> None:
+        """Take new versions into the model, if they are what the model allows."""
+        for event in self._await(self.server.versions(len(self.versions))):
+            number = len(self.versions) + 1
+            assert (event.version, event.parent) == (number, number - 1), "not linear"
+            pages = self._await(self.server.read_version(number))
+            assert pages in self.pushed, f"version {number} is nothing that was pushed"
+            root = root_of(hash_pages(b"".join(pages), event.page_size, 1))
+            assert root == event.root, f"version {number} has a wrong root"
+            self.versions.append(pages)
+            self.events.append(event)

@@ -1,0 +1,151 @@
+"""Rules: whole commands that nothing interleaves with, with good tokens and with others."""
+
+from hypothesis import strategies as st
+from hypothesis.stateful import precondition, rule
+from pymacaroons import Macaroon
+from tests.model.client import masked
+from tests.model.commands import clients, cuts, kinds, rarely, wires
+from tests.model.judge import Base, Kind
+from tests.model.rules_application import ApplicationRules
+
+from edgereplica.events import errors
+
+_REFUSALS = (errors.UnpushedChanges, errors.NoSharedHistory)
+
+
+class CommandRules(ApplicationRules):
+    @rule(number=clients, wire_version=wires, force=rarely, cut_at=cuts)
+    def push(self, number: int, wire_version: int, force: bool, cut_at: int | None) -> None:
+        if self._free(number) and not self._has_no_file(number):
+            self._run(number, "push", wire_version=wire_version, force=force, cut_at=cut_at)
+
+    @rule(number=clients, wire_version=wires, force=rarely, backup=rarely, cut_at=cuts)
+    def pull(
+        self, number: int, wire_version: int, force: bool, backup: bool, cut_at: int | None
+    ) -> None:
+        if self._free(number):
+            self._run(
+                number,
+                "pull",
+                wire_version=wire_version,
+                force=force,
+                backup=backup,
+                cut_at=cut_at,
+            )
+
+    @rule(number=clients, rows=st.integers(1, 40), wire_version=wires)
+    def pull_change_and_push(self, number: int, rows: int, wire_version: int) -> None:
+        """What users do all day; with nobody else at it, it works."""
+        if not self._free(number):
+            return
+        self._run(number, "pull", force=True)
+        self.write(number=number, rows=rows, size=100, killed=False)
+        pushed = self._run(number, "push", wire_version=wire_version)
+        assert pushed.task is not None
+        if pushed.alone:
+            assert pushed.task.result().outcome == "pushed"
+
+    @rule(number=clients)
+    def pull_twice(self, number: int) -> None:
+        """The second pull finds nothing to do."""
+        if not self._free(number):
+            return
+        self._run(number, "pull", force=True)
+        before = self.clients[number].pages and self.clients[number].file.image()
+        again = self._run(number, "pull")
+        assert again.task is not None
+        if not self.sessions and before:
+            assert again.task.result().outcome == "unchanged"
+            assert self.clients[number].file.image() == before, "a pull of nothing wrote"
+
+    @precondition(lambda self: self.versions)
+    @rule(number=clients, which=st.integers(0, 1 << 20), force=rarely)
+    def pull_at(self, number: int, which: int, force: bool) -> None:
+        if self._free(number):
+            self._run(number, "pull", force=force, at=1 + which % len(self.versions))
+
+    @rule(number=clients, kind=kinds, force=rarely, then_do_it=st.booleans())
+    def dry_run(self, number: int, kind: Kind, force: bool, then_do_it: bool) -> None:
+        """It changes nothing, and says what would happen."""
+        if not self._free(number) or (kind == "push" and self._has_no_file(number)):
+            return
+        before = len(self.versions)
+        dry = self._run(number, kind, force=force, dry_run=True)
+        assert len(self.versions) == before
+        if then_do_it and dry.alone:
+            assert dry.task is not None
+            said = dry.task.result()
+            done = self._run(number, kind, force=force)
+            assert done.task is not None
+            error = done.task.exception()
+            if kind == "push":
+                assert said.would_conflict == isinstance(error, errors.Conflict), (said, error)
+            else:
+                code = error.code if isinstance(error, _REFUSALS) else None
+                assert said.would_refuse == code, (said, error)
+
+    @rule(number=clients, kind=kinds)
+    def use_an_expired_token(self, number: int, kind: Kind) -> None:
+        if self._free(number) and not self._has_no_file(number):
+            token = self.server.token(kind, ttl_seconds=30)
+            self.server.clock.advance(31)
+            self._must_be_refused(number, kind, token, errors.Unauthenticated)
+
+    @rule(
+        number=clients,
+        kind=kinds,
+        caveat=st.sampled_from(("direction", "database=other", "exp=1", "colour=blue")),
+    )
+    def use_a_token_narrowed_to_nothing(self, number: int, kind: Kind, caveat: str) -> None:
+        if caveat == "direction":
+            caveat = f"direction={'pull' if kind == 'push' else 'push'}"
+        if self._free(number) and not self._has_no_file(number):
+            token = narrowed(self.server.token(kind), caveat)
+            self._must_be_refused(number, kind, token, errors.Unauthenticated)
+
+    @rule(number=clients, force=rarely)
+    def push_with_a_token_for_pulling(self, number: int, force: bool) -> None:
+        """The direction is the token's: the bytes of a push meet the machine of a pull."""
+        if self._free(number) and not self._has_no_file(number):
+            before = len(self.versions)
+            client = self.clients[number]
+            base = client.base
+            session = self._begin(number, "push", force=force, token=self.server.token("pull"))
+            session.client.busy = False
+            assert session.task is not None
+            assert session.task.done(), "both ends wait for each other"
+            self._adopt()
+            assert len(self.versions) == before, "a token for pulling wrote"
+            self._file_untouched(client)
+            if session.task.exception() is None:
+                # Nothing to push: the greeting alone told so, and that is no secret.
+                version = session.task.result().version
+                assert masked(self._content(version)) == masked(client.pages)
+                client.base = Base(self.server.database, version, self._content(version))
+            else:
+                client.base = base
+
+    @rule(number=clients, kind=kinds, bytes_max=st.sampled_from((0, 600, 5000, 70_000)))
+    def use_a_token_for_few_bytes(self, number: int, kind: Kind, bytes_max: int) -> None:
+        """More pages than it allows are refused, and then nothing has changed."""
+        if self._free(number) and not self._has_no_file(number):
+            token = narrowed(self.server.token(kind), f"max_bytes={bytes_max}")
+            self._run(number, kind, token=token, may_be=errors.LimitExceeded)
+
+    @precondition(lambda self: self.versions)
+    @rule(number=clients, which=st.integers(0, 1 << 20))
+    def pull_up_to_a_version(self, number: int, which: int) -> None:
+        if self._free(number):
+            newest = which % (len(self.versions) + 2)
+            token = narrowed(self.server.token("pull"), f"max_version={newest}")
+            session = self._run(number, "pull", force=True, token=token)
+            assert session.task is not None
+            expected = min(newest, max(len(self.versions), newest if self.sessions else 0))
+            assert session.task.result().version <= expected
+
+
+def narrowed(token: str, caveat: str) -> str:
+    """`token` with a caveat that its holder appended."""
+    macaroon = Macaroon.deserialize(token)
+    macaroon.add_first_party_caveat(caveat)
+    return str(macaroon.serialize())
