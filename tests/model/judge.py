@@ -195,7 +195,8 @@ class Judge(RuleBasedStateMachine):
         if result.outcome == "pulled":
             assert not session.written, "a pull overwrote a change made meanwhile"
             if not session.force and session.at_begin:
-                kept = masked(now) == masked(session.at_begin)
+                # What is a version already is not lost, whether or not the file knows.
+                kept = masked(now) == masked(session.at_begin) or session.at_begin in self.versions
                 assert not session.changed_at_begin or kept, "a pull overwrote local changes"
             self._backup_kept(session, result)
             client.pages = now
