@@ -44,13 +44,16 @@ class Convergence(CommandRules, SessionRules):
 
     def abandon(self) -> None:
         """Take everything down, whatever state it is in."""
-        for session in self.sessions:
-            assert session.task is not None
-            session.task.cancel()
-        self._await(self.server.kill())
-        self._await(asyncio.sleep(0))
+        self._await(self._abandon())
         self.loop.close()
         shutil.rmtree(self.folder)
+
+    async def _abandon(self) -> None:
+        tasks = [session.task for session in self.sessions if session.task is not None]
+        for task in tasks:
+            task.cancel()
+        await self.server.kill()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
     def _converge(self) -> None:
         """When all stop and pull, all are equal; and every version ever made is still whole."""
