@@ -113,9 +113,9 @@ class CuttingProxy:
 
     def _start(self, work: Callable[..., None], *arguments: object) -> None:
         thread = Thread(target=work, args=arguments, daemon=True)
-        with self._lock:
+        with self._lock:  # whoever sees it there may join it
+            thread.start()
             self._threads.append(thread)
-        thread.start()
 
     def _accept(self) -> None:
         while True:
