@@ -51,12 +51,14 @@ def run(
     """
     loop = SimLoop()
     trace = Trace(words=record is not None)
-    world = World(seed, loop, trace, Machines(real or record is not None), record)
+    machines = Machines(real or record is not None)
+    world = World(seed, loop, trace, machines, record)
     if pace is not None:
         world.pace = pace
     loop.set_exception_handler(lambda _, context: world.note_defect(context))
     try:
-        loop.run_until_complete(_scenario(world))
+        with machines.in_place():
+            loop.run_until_complete(_scenario(world))
         world.trace_disk()
         if judged:
             loop.run_until_complete(judge(world))

@@ -7,7 +7,8 @@ here. The simulation plays some of its seeds with both and wants the same trace,
 drift from the other.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from inspect import signature
 from types import FunctionType
@@ -15,14 +16,16 @@ from typing import Any
 
 from statemachine import State
 
+from edgereplica.app import history
 from edgereplica.events.errors import ProtocolViolation
 from edgereplica.events.pages import PageSet
 from edgereplica.events.session import MessageReceived
 from edgereplica.fsm.client_pull import ClientPull
 from edgereplica.fsm.client_push import ClientPush
+from edgereplica.fsm.database_lifecycle import DatabaseLifecycle
 from edgereplica.fsm.diagrams import steps
 from edgereplica.fsm.effects import Effect
-from edgereplica.fsm.machine import MESSAGE_TRIGGERS, Machine, trigger_name
+from edgereplica.fsm.machine import MESSAGE_TRIGGERS, Machine, StrictMachine, trigger_name
 from edgereplica.fsm.server_pull import ServerPull
 from edgereplica.fsm.server_push import ServerPush
 
@@ -75,6 +78,14 @@ class TableMachine:
     def finished(self) -> bool:
         return self.state_id in self._finals
 
+    @property
+    def current_state_value(self) -> str:
+        return self.state_id
+
+    @current_state_value.setter
+    def current_state_value(self, value: str) -> None:
+        self.state_id = value
+
 
 _triggers: dict[type, str] = dict(MESSAGE_TRIGGERS)
 
@@ -92,14 +103,13 @@ class _Bare(Machine):
 
 
 @lru_cache
-def table_class(machine: type[Machine]) -> type[TableMachine]:
+def table_class(machine: type[StrictMachine[Any]]) -> type[TableMachine]:
     """A class with the methods and fields of `machine` and the few lines above."""
     methods = {
         name: value
-        for kind in reversed(machine.__mro__[: machine.__mro__.index(Machine) + 1])
+        for kind in reversed(machine.__mro__[: machine.__mro__.index(StrictMachine)])
         for name, value in vars(kind).items()
-        if isinstance(value, FunctionType | property)
-        and name not in ("__init__", "handle", "emit", "state_id", "finished")
+        if isinstance(value, FunctionType | property | classmethod) and name != "__init__"
     }
     real = machine()
     ours = vars(real).keys() - vars(_Bare()).keys() - {state.id for state in machine.states}
@@ -111,13 +121,18 @@ def table_class(machine: type[Machine]) -> type[TableMachine]:
         guards = tuple(_guard(machine, name) for name in step.guards)
         actions = tuple(_call(machine, name) for name in step.actions)
         rows.setdefault((step.source, step.event), []).append((guards, actions, step.target))
-    members = methods | {
-        "_rows": rows,
-        "_finals": frozenset(state.id for state in machine.states if state.final),
-        "_fields": plain,
-        "_mutable_fields": {n: _fresh(fields[n]) for n in fields if n not in plain},
-        "title": machine.title,
-    }
+    states = {state.id: state for state in machine.states}
+    members = (
+        methods
+        | states
+        | {
+            "_rows": rows,
+            "_finals": frozenset(state.id for state in machine.states if state.final),
+            "_fields": plain,
+            "_mutable_fields": {n: _fresh(fields[n]) for n in fields if n not in plain},
+            "title": machine.title,
+        }
+    )
     return type(f"Table{machine.__name__}", (TableMachine,), members)
 
 
@@ -130,14 +145,14 @@ def _fresh(value: Any) -> Any:
     return value
 
 
-def _guard(machine: type[Machine], name: str) -> Call:
+def _guard(machine: type[StrictMachine[Any]], name: str) -> Call:
     call = _call(machine, name.removeprefix("not "))
     if name.startswith("not "):
         return lambda self, e: not call(self, e)
     return call
 
 
-def _call(machine: type[Machine], name: str) -> Call:
+def _call(machine: type[StrictMachine[Any]], name: str) -> Call:
     function: Any = getattr(machine, name)
     if isinstance(function, property):
         assert function.fget is not None
@@ -166,6 +181,19 @@ class Machines:
 
     def server_pull(self) -> ServerPull:
         return ServerPull() if self.real else self._table(ServerPull)
+
+    @contextmanager
+    def in_place(self) -> Iterator[None]:
+        """Let histories ask the table of a database's life, if it is the tables' run."""
+        if self.real:
+            yield
+            return
+        names = vars(history)
+        names["DatabaseLifecycle"] = table_class(DatabaseLifecycle)
+        try:
+            yield
+        finally:
+            names["DatabaseLifecycle"] = DatabaseLifecycle
 
     @staticmethod
     def _table(machine: type[Machine], wire_version: int | None = None) -> Any:
