@@ -77,14 +77,16 @@ SEED ?= 1
 torture: $(STAMP)
 	$(BIN)/python -m proof.torture --scale $(SCALE) --seed $(SEED) $(CHECKS)
 
-# The model-based check, long: STEPS rules on either storage. And the simulation, SEEDS runs, each twice.
+# The model-based check, long: STEPS rules over all storages. And the simulation: SEEDS seeds from
+# FIRST on, each played twice.
 STEPS ?= 50000
 SEEDS ?= 100000
+FIRST ?= 0
 prove: $(STAMP)
 	$(BIN)/python -m proof.prove --steps $(STEPS) --seed $(SEED)
 
 simulate: $(STAMP)
-	$(BIN)/python -m proof.simulate --seeds $(SEEDS)
+	$(BIN)/python -m proof.simulate --seeds $(SEEDS) --first $(FIRST)
 
 # The protocol's Promela model, every state of it, and its planted flaws; needs spin and gcc.
 model-check: $(STAMP)
