@@ -123,6 +123,8 @@ def _replace_whole(
             written += len(data) // page_size
         missing = page_count - written
         if missing > 0 and not (missing == 1 and lock_byte_page(page_size) <= page_count):
+            if check is not None:
+                check()  # its page size was another when the pages were chosen
             raise InvalidArgument(f"{missing} pages are missing of a file with a new page size")
         state = fresh.install(True, busy_timeout_seconds=busy_timeout_seconds, check=check)
     finally:

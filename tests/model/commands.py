@@ -147,4 +147,7 @@ class Commands(Judge):
         for session in self.sessions:
             if session.client is client and masked(now) != masked(client.pages):
                 session.written = True
+                if session.kind == "push" and not session.changed_at_begin:
+                    session.later.append(now)
+                    self.pushed.add(now)
         client.pages = now

@@ -77,6 +77,9 @@ class Session:
     task: "asyncio.Task[Any] | None" = None
     written: bool = False
     base_at_begin: Base | None = None
+    later: list[Pages] = field(default_factory=list)
+    """What the application made of the file meanwhile, where the command had not read it: it knows
+    an unchanged file without that, and reads it when the server asks for its pages after all."""
     excused: set[type[BaseException]] = field(default_factory=set)
     """What else may end it: the faults that the rule brought about."""
 
@@ -86,7 +89,7 @@ class Session:
         it is the version that it came from, as long as the server takes that."""
         base = self.base_at_begin
         if base is not None and not self.changed_at_begin:
-            return base.pages, self.at_begin
+            return base.pages, self.at_begin, *self.later
         return (self.at_begin,)
 
 
@@ -108,6 +111,8 @@ class Judge(RuleBasedStateMachine):
         self.events: list[VersionCommitted] = []
         self.acknowledged: list[tuple[int, Pages]] = []
         self.pushed: set[Pages] = set()
+        self.been_versions: set[Pages] = set()
+        """Of every database there was: what counts of their versions."""
         self.pushes = 0
         self._await(self.server.start())
         self._await(self.server.sign_up())
@@ -196,14 +201,15 @@ class Judge(RuleBasedStateMachine):
             assert not session.written, "a pull overwrote a change made meanwhile"
             if not session.force and session.at_begin:
                 # What is a version already is not lost, whether or not the file knows.
-                kept = masked(now) == masked(session.at_begin) or session.at_begin in self.versions
+                kept = masked(session.at_begin) in {masked(now), *self.been_versions}
                 assert not session.changed_at_begin or kept, "a pull overwrote local changes"
             self._backup_kept(session, result)
             client.pages = now
             client.base = self._base_pulled(result, now)
         else:
             self._file_untouched(client)
-            if session.force or not session.changed_at_begin or client.base is None:
+            compared = session.force or not session.changed_at_begin or client.base is None
+            if compared and not session.written:
                 assert masked(now) == masked(self._content(result.version or 0))
                 client.base = self._base_pulled(result, now)
 
@@ -292,4 +298,5 @@ class Judge(RuleBasedStateMachine):
             root = root_of(hash_pages(b"".join(pages), event.page_size, 1))
             assert root == event.root, f"version {number} has a wrong root"
             self.versions.append(pages)
+            self.been_versions.add(masked(pages))
             self.events.append(event)

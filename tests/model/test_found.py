@@ -135,3 +135,31 @@ def test_a_server_that_ends_a_session_before_hello_is_not_taken_for_an_old_one()
         return frames
 
     assert asyncio.run(end_early()) == []
+
+
+def test_a_page_size_that_changes_under_a_pull_is_a_change_like_any_other(
+    model: Convergence,
+) -> None:
+    """The installation wanted all pages of a file of another page size, and blamed the input."""
+    model.write(number=0, rows=40, size=3000, killed=False)
+    model.push(number=0, wire_version=2, force=False, cut_at=None)
+    model.pull(number=1, wire_version=2, force=True, backup=False, cut_at=None)
+    model.change_a_few(number=0, killed=False)
+    model.push(number=0, wire_version=2, force=False, cut_at=None)
+    model.begin(number=1, kind="pull", wire_version=2, force=False)
+    model.change_page_size(number=1, page_size=1024)
+    model.finish(which=0, from_client=True)
+    assert not model.sessions
+
+
+def test_an_unchanged_file_that_is_written_to_is_pushed_as_it_is_when_it_is_read(
+    model: Convergence,
+) -> None:
+    """A v1 push that the server asks for pages of a file it had not opened: read anew, whole."""
+    model.push(number=0, wire_version=2, force=False, cut_at=None)
+    model.write(number=1, rows=3, size=10, killed=False)
+    model.begin(number=0, kind="push", wire_version=1, force=False)
+    model.push(number=1, wire_version=2, force=True, cut_at=None)
+    model.change_a_few(number=0, killed=False)
+    model.finish(which=0, from_client=True)
+    assert model.versions[-1] == model.clients[0].pages
