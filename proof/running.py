@@ -251,12 +251,32 @@ class _Workers:
 # The worker's side
 
 
-def _interrupt_when_orphaned() -> None:
-    """Wait for the lifeline to end. The interrupt is repeated: a library may swallow the first."""
+def _interrupt_when_orphaned(stopping: threading.Event) -> None:
+    """Wait for the lifeline to end; then end what this worker has started, and the worker.
+
+    The children go first, or they would say on the terminal what they miss. It is all repeated: one
+    may just have been started, and a library may swallow an interrupt.
+    """
     sys.stdin.read()
+    stopping.set()
     while True:
+        for child in _group() - {os.getpid()}:
+            with suppress(ProcessLookupError):
+                os.kill(child, signal.SIGKILL)
         os.kill(os.getpid(), signal.SIGINT)
         time.sleep(1)
+
+
+def _group() -> set[int]:
+    """The processes of this process's group, which the parent made for this worker."""
+    found: set[int] = set()
+    if os.getpgrp() != os.getpid():
+        return found
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(ProcessLookupError):
+            if os.getpgid(int(process.name)) == os.getpgrp():
+                found.add(int(process.name))
+    return found
 
 
 def _work(module: str, name: str, numbers: Sequence[int], share: float) -> int:
@@ -265,7 +285,8 @@ def _work(module: str, name: str, numbers: Sequence[int], share: float) -> int:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     said = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)  # what anything else prints must not stand between the JSON lines
-    threading.Thread(target=_interrupt_when_orphaned, daemon=True).start()
+    stopping = threading.Event()
+    threading.Thread(target=_interrupt_when_orphaned, args=(stopping,), daemon=True).start()
     checks: Checks = importlib.import_module(module).CHECKS
     told = time.monotonic()
 
@@ -279,9 +300,9 @@ def _work(module: str, name: str, numbers: Sequence[int], share: float) -> int:
         with tempfile.TemporaryDirectory(prefix="edgereplica-proof-") as directory:
             dice = Random(f"{seed}/{part}")
             counts = checks[name].work(Job(Path(directory), count, dice, part, parts, share, tell))
-    except KeyboardInterrupt:
-        return 130
     except BaseException as error:  # noqa: BLE001 - the parent is told, whatever it is
+        if stopping.is_set():
+            return 130
         sys.stderr.write("".join(traceback.format_exception(error)))
         _say(said, failed=f"{type(error).__name__}: {error} (seed {seed}/{part})")
         return 1

@@ -1,48 +1,28 @@
-"""The checks by name, and how one is run: in two fresh processes, with seeds of their own.
+"""The checks by name."""
 
-A module of its own because a spawned process cannot load a `__main__`.
-"""
+from proof.running import Check
 
-import multiprocessing
-from collections import Counter
-from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
-from pathlib import Path
-from random import Random
+from . import bombs, frames, images, messages, tokens
 
-from proof.evidence import PAGE, measured
-
-from . import frames, images, tokens
-
-PROCESSES = 2
-Check = Callable[[int, Random], Counter[str]]
-CHECKS: dict[str, tuple[Check, int, int]] = {
-    # name: (check, full count, least count)
-    "frames": (frames.damaged, 1_000_000, 10_000),
-    "messages": (frames.messages, 100_000, 4_000),
-    "bombs": (frames.bombs, 10_000, 400),
-    "images": (images.images, 5_000, 20),
-    "macaroons": (tokens.altered, 1_000_000, 20_000),
-    "caveats": (tokens.chains, 100_000, 3_000),
-}
-
-
-def _work(name: str, count: int, seed: str) -> Counter[str]:
-    return CHECKS[name][0](count, Random(seed))
-
-
-def run(name: str, scale: float, seed: int, page: Path = PAGE) -> None:
-    """One check at `scale` of its full count, in two processes; its row goes to `page`."""
-    _, full, least = CHECKS[name]
-    share = -(-max(least, round(full * scale)) // PROCESSES)
-    # Fresh processes: what bombs cost in memory must not hide behind an earlier peak.
-    context = multiprocessing.get_context("spawn")
-    with (
-        measured(f"hostile {name}", seed=seed, page=page) as evidence,
-        ProcessPoolExecutor(PROCESSES, context) as pool,
-    ):
-        seeds = [f"{seed}/{part}" for part in range(PROCESSES)]
-        total: Counter[str] = Counter()
-        for part in pool.map(_work, [name] * PROCESSES, [share] * PROCESSES, seeds):
-            total.update(part)
-        evidence.counts |= dict(total)
+CHECKS = {
+    "frames": Check(
+        frames.damaged, 1_000_000, "frames", "bits flipped, ends cut off; for codecs and machines",
+        10_000,
+    ),
+    "messages": Check(
+        messages.messages, 100_000, "messages", "well-formed, hostile, for machines of every role",
+        4_000,
+    ),
+    "bombs": Check(
+        bombs.bombs, 10_000, "bombs", "small and claiming to be large; memory is measured", 400
+    ),
+    "images": Check(
+        images.images, 5_000, "images", "mutated SQLite files, pushed and pulled into", 20
+    ),
+    "macaroons": Check(
+        tokens.altered, 1_000_000, "macaroons", "altered without the key, none accepted", 20_000
+    ),
+    "caveats": Check(
+        tokens.chains, 100_000, "chains", "of caveats appended, which may only take away", 3_000
+    ),
+}  # fmt: skip

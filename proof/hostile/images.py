@@ -2,23 +2,54 @@
 
 import asyncio
 import sqlite3
-import tempfile
-from collections import Counter
-from contextlib import closing
+from contextlib import suppress
 from pathlib import Path
 from random import Random
 from typing import Any
 
+import sqlean
+from tests.helpers_local import masked
+
 from edgereplica.events.errors import EdgeReplicaError, LocalFileError
-from proof.torture.world import Server, World
+from proof.running import Counts, Job
+from proof.torture.world import Server, World, snapshot
 
-from .frames import Violation
+from .victims import Violation
 
-Counts = Counter[str]
+WORDS_CHARS_MIN = 12
+"""A message says more than which file it is about."""
 
 
-def _good_images(root: Path) -> list[tuple[bytes, bytes]]:
-    """(main file, -wal) of small databases: sizes of page, journal modes, a log not yet applied."""
+def images(job: Job) -> Counts:
+    """Each is pushed, and what was pushed is pulled; and each is a replica that a pull overwrites.
+
+    An image that the mutation happens to leave as it was does not count.
+    """
+    names = ("images", "refused in a push", "pushed", "pulled back", "refused in a pull",
+             "overwritten", "crashes", "torn")  # fmt: skip
+    found = Counts(dict.fromkeys(names, 0))
+    good = _good_images(job.root)
+    with Server(job.root / "data") as server:
+        world = World(job.root, server, job.dice, rows=30)
+        place = job.root / "place"
+        place.mkdir()
+        target = world.beside(place, "images", rows=1)
+        for left in place.iterdir():
+            left.unlink()
+        for _ in job.rounds():
+            image = _mutated(*job.dice.choice(good), job.dice)
+            found["images"] += 1
+            _push(target, image, place, found)
+            _pull(world, image, place, found)
+    return found
+
+
+Image = tuple[bytes, bytes]
+"""The database file, and its log (empty for none)."""
+
+
+def _good_images(root: Path) -> list[Image]:
+    """Small databases of several sizes of page, journal modes, with a log not yet applied."""
     found = []
     for number, (page_size, mode, vacuum) in enumerate(
         ((512, "delete", 0), (4096, "wal", 0), (65536, "delete", 1), (1024, "wal", 2))
@@ -36,6 +67,13 @@ def _good_images(root: Path) -> list[tuple[bytes, bytes]]:
         app.close()
         found.append((path.read_bytes(), b""))
     return found
+
+
+def _mutated(main: bytes, log: bytes, dice: Random) -> Image:
+    while True:
+        image = _mutate(main, dice), _mutate(log, dice)
+        if image != (main, log):
+            return image
 
 
 def _mutate(data: bytes, dice: Random) -> bytes:
@@ -61,71 +99,92 @@ def _mutate(data: bytes, dice: Random) -> bytes:
     return bytes(image)
 
 
-def _attempt(work: Any) -> Any:
-    """The result or the error; a raw exception is a crash."""
+def _lay(image: Image, place: Path) -> Path:
+    """The image as the only file of `place`."""
+    for left in place.iterdir():
+        left.unlink()
+    path = place / "image.db"
+    path.write_bytes(image[0])
+    if image[1]:
+        _log_of(path).write_bytes(image[1])
+    return path
+
+
+def _log_of(path: Path) -> Path:
+    return path.with_name(path.name + "-wal")
+
+
+def _bytes_of(path: Path) -> Image:
+    log = _log_of(path)
+    return path.read_bytes(), log.read_bytes() if log.exists() else b""
+
+
+def _attempt(work: Any, path: Path) -> Any:
+    """The result, or the error, which must be about the file and say more than its name."""
     try:
         return asyncio.run(work)
-    except EdgeReplicaError as error:
+    except LocalFileError as error:
+        words = error.message.replace(str(path), "")
+        if words == error.message or len(words) < WORDS_CHARS_MIN:
+            raise Violation(f"a damaged file is all that is said: {error.message}") from error
         return error
+    except EdgeReplicaError as error:
+        raise Violation(f"a damaged file was called {error!r}") from error
     except Exception as error:
         raise Violation(f"the client crashed: {error!r}") from error
 
 
-def images(count: int, dice: Random) -> Counts:
-    """Each is pushed; what was pushed is pulled; and each is a replica that a pull overwrites."""
-    found: Counts = Counter()
-    with tempfile.TemporaryDirectory(prefix="edgereplica-hostile-") as directory:
-        root = Path(directory)
-        good = _good_images(root)
-        with Server(root / "data") as server:
-            world = World(root, server, dice, rows=30)
-            sample = world.account.create_database("images")
-            tokens = {way: world.account.token(sample, way) for way in ("push", "pull")}
-            origin = b"".join(world.content[1])
-            for _ in range(count):
-                main, log = dice.choice(good)
-                image, tail = _mutate(main, dice), _mutate(log, dice)
-                found["images"] += 1
-                for use in ("push", "pull"):
-                    path = root / "image.db"
-                    path.write_bytes(image)
-                    if tail:
-                        path.with_name("image.db-wal").write_bytes(tail)
-                    if use == "push":
-                        _push(world, path, root / "copy.db", tokens, found)
-                    else:
-                        _pull(world, path, origin, found)
-                    for leftover in (*root.glob("image.db*"), *root.glob("copy.db*")):
-                        leftover.unlink()
-    return found
-
-
-def _push(world: World, path: Path, copy: Path, tokens: dict[str, str], found: Counts) -> None:
-    ours, world.tokens = world.tokens, tokens
-    told = _attempt(world.replica(path, "push").push(force=True))
+def _push(world: World, image: Image, place: Path, found: Counts) -> None:
+    path = _lay(image, place)
+    expected = _pages(image, place)
+    told = _attempt(world.replica(path, "push").push(force=True), path)
+    # The log may be gone: whoever closes a database last removes a log that holds nothing valid.
+    now = _bytes_of(path)
+    if now[0] != image[0] or (expected is not None and _pages(now, place) != expected):
+        raise Violation("a push changed the file")
     if isinstance(told, EdgeReplicaError):
         found["refused in a push"] += 1
-        if not isinstance(told, LocalFileError):
-            raise Violation(f"a damaged file was called {told!r}")
-    else:
-        found["pushed"] += 1
-        pulled = _attempt(world.replica(copy, "pull").pull())
-        if isinstance(pulled, EdgeReplicaError) or pulled.root != told.root:
-            raise Violation(f"what was pushed did not come back: {pulled!r}")
-    world.tokens = ours
-
-
-def _pull(world: World, path: Path, origin: bytes, found: Counts) -> None:
-    told = _attempt(world.replica(path, "pull").pull(force=True, backup=False))
-    if isinstance(told, EdgeReplicaError):
-        found["refused in a pull"] += 1
-        if not isinstance(told, LocalFileError):
-            raise Violation(f"a damaged file was called {told!r}")
         return
-    found["overwritten"] += 1
-    with closing(sqlite3.connect(path)) as app:
-        if app.execute("SELECT count(*) FROM t").fetchone() != (30,):
-            raise Violation("a pulled file is not the version")
-    if len(path.read_bytes()) != len(origin):
-        # In WAL mode the content may still lie in the log: compared through SQLite above.
-        found["with a log"] += 1
+    found["pushed"] += 1
+    copy = place / "copy.db"
+    pulled = _attempt(world.replica(copy, "pull").pull(), copy)
+    if isinstance(pulled, EdgeReplicaError) or pulled.root != told.root:
+        raise Violation(f"what was pushed did not come back: {pulled!r}")
+    size, data = pulled.page_size, copy.read_bytes() if copy.exists() else b""
+    pages = masked([data[at : at + size] for at in range(0, len(data), size)])
+    if expected is not None:
+        if pages != expected:
+            raise Violation("what came back is not what SQLite reads in the image")
+        found["pulled back"] += 1
+
+
+def _pages(image: Image, place: Path) -> list[bytes] | None:
+    """What SQLite itself reads in the image, page by page; None if it cannot."""
+    copy = place / "oracle.db"
+    copy.write_bytes(image[0])
+    if image[1]:
+        _log_of(copy).write_bytes(image[1])
+    pages = None
+    app = sqlean.connect(str(copy), isolation_level=None)
+    with suppress(sqlean.Error):
+        app.execute("PRAGMA writable_schema = ON")
+        found = app.execute("SELECT data FROM sqlite_dbpage").fetchall()
+        pages = masked([bytes(row[0]) for row in found])
+    app.close()
+    for left in place.glob("oracle.db*"):
+        left.unlink()
+    return pages
+
+
+def _pull(world: World, image: Image, place: Path, found: Counts) -> None:
+    path = _lay(image, place)
+    before = _pages(image, place)
+    told = _attempt(world.replica(path, "pull").pull(force=True, backup=False), path)
+    if not isinstance(told, EdgeReplicaError):
+        found["overwritten"] += 1
+        if snapshot(path) != world.content[world.known]:
+            raise Violation("a file that was pulled into is not the version")
+        return
+    found["refused in a pull"] += 1
+    if before is not None and _pages(_bytes_of(path), place) != before:
+        raise Violation("a pull that was refused changed the file")

@@ -165,11 +165,11 @@ class _Member:
         )
         if not self._dribbles:
             if self._kind % IDLE_UPGRADED_SHARE == 0:
-                self._writer.write(_upgrade(self._token))
+                self._writer.write(upgrade_request(self._token))
         elif self._kind == 0:  # a request that never ends
-            self._rest = _upgrade(self._token)[:-4] + b"\r\nX-More: " + b"x" * 4000
+            self._rest = upgrade_request(self._token)[:-4] + b"\r\nX-More: " + b"x" * 4000
         elif self._kind == 1:  # a WebSocket's frame that never ends (RFC 6455 §5.2)
-            self._writer.write(_upgrade(self._token))
+            self._writer.write(upgrade_request(self._token))
             self._rest = b"\x82\xfe\x10\x00" + bytes(4) + b"\x02" + b"\x81" * 4000
         else:  # a body that never ends
             self._rest = (
@@ -184,7 +184,7 @@ class _Member:
             self._rest = self._rest[1:]
 
 
-def _upgrade(token: str) -> bytes:
+def upgrade_request(token: str) -> bytes:
     return (
         "GET /sync HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
         "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n"

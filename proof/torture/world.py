@@ -65,6 +65,9 @@ class Server:
                 raise Violation("the server did not start")
         except EOFError:
             raise Violation("the server died at its start") from None
+        except BaseException:
+            self.kill()
+            raise
         finally:
             ready.close()
 

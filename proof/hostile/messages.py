@@ -1,0 +1,145 @@
+"""Well-formed frames that say hostile things, in every situation of every machine."""
+
+from random import Random
+from typing import Any
+
+import msgpack
+
+from edgereplica.events.limits import COALESCED_FRAMES_MAX
+from edgereplica.events.wire import V1
+from edgereplica.events.wire_v1 import coalesce
+from proof.running import Counts, Job
+
+from .victims import Victims, decode
+
+STEP = 200
+FLOOD_SHARE = 0.002
+"""How often a message is the first of a flood of page hashes."""
+FLOOD_FRAMES = 2 * COALESCED_FRAMES_MAX
+
+# Numbers at which a bound may be off by one, and values of the wrong type.
+_NUMBERS = (0, 1, 2, 3, 4, 511, 512, 4096, 65_535, 65_536, 65_537, 67_108_864, 67_108_865,
+            0xFFFF_FFFE, 0xFFFF_FFFF, 1 << 32, (1 << 63) - 1, (1 << 64) - 1, -1)  # fmt: skip
+_WRONG: tuple[Any, ...] = (None, True, 1.5, "", "x" * 40, b"", b"\0" * 31, b"\0" * 32, [], {}, [[]])
+_KEYS = {
+    "hello": ("protocol_version", "page_size", "max_page", "page_count", "base", "base_root",
+              "root", "at", "force", "features"),
+    "hello_reply": ("protocol_version", "page_size", "max_page", "page_count", "head", "root",
+                    "base_known", "pages_changed", "limits", "database", "author"),
+    "page_hash": ("page_no", "hash"),
+    "page_hash_batch": ("start_page", "end_page", "combined_hash", "ranges"),
+    "page_hashes": ("runs",),
+    "request_page": ("page_no",),
+    "request_pages": ("page_numbers", "runs"),
+    "hash_mismatch": ("page_no",),
+    "hash_mismatch_batch": ("page_numbers", "runs"),
+    "page_data": ("page_no", "data"),
+    "page_data_batch": ("pages", "runs", "codec", "data"),
+    "complete": ("page_count", "root", "force", "message"),
+    "sync_complete": ("pages_transferred", "bytes_transferred", "version", "root"),
+    "head_changed": ("version", "root", "page_count"),
+    "error": ("code", "message", "retryable", "details"),
+}  # fmt: skip
+
+
+def _value(key: str, dice: Random) -> Any:
+    if dice.random() < 0.08:
+        return dice.choice(_WRONG)
+    match key:
+        case "hash" | "combined_hash" | "root" | "base_root":
+            return dice.choice((b"\x01", b"\0", b"\xdd")) * 32
+        case "data":
+            return bytes(512 * dice.choice((0, 1, 2, 3))) + bytes(dice.choice((0, 0, 0, 1)))
+        case "codec":
+            return dice.choice(("raw", "zstd", "raw", "lz4"))
+        case "page_numbers":
+            return [dice.choice(_NUMBERS[:8]) for _ in range(dice.choice((0, 1, 3, 2000)))]
+        case "pages":
+            page = {"page_no": dice.choice(_NUMBERS[:6]), "data": bytes(512)}
+            return [page] * dice.choice((0, 1, 2, 50))
+        case "runs":
+            return _runs(dice)
+        case "ranges":
+            return [[*run, b"\xdd" * 32] for run in _runs(dice) if len(run) == 2]
+        case "page_size":
+            return dice.choice((512, 512, 512, 4096, 0, 500, 131_072))
+        case "codes" | "code" | "message" | "author" | "database":
+            return dice.choice(("", "conflict", "x" * 5000))
+        case "force" | "retryable" | "base_known":
+            return dice.random() < 0.5
+        case "features" | "limits" | "details":
+            return dice.choice(([], {}, ["a"], {"a": 1}))
+    return dice.choice(_NUMBERS) if dice.random() < 0.6 else dice.randrange(5)
+
+
+def _runs(dice: Random) -> list[list[Any]]:
+    """Runs in order and out of it, overlapping, backwards, endless; or windows of digests."""
+    if dice.random() < 0.4:
+        return [[dice.randrange(5), b"\xdd" * 32 * dice.choice((0, 1, 2, 3))] for _ in range(2)]
+    found = []
+    at = dice.choice((0, 1, 1, 1))
+    for _ in range(dice.choice((0, 1, 1, 2, 300))):
+        last = at + dice.choice((0, 1, 2, 70_000))
+        found.append([at, last] if dice.random() < 0.95 else [last, at - 1])
+        at = last + dice.choice((1, 2, 3, 0))
+    if dice.random() < 0.05:
+        found.append([1, dice.choice(_NUMBERS)])
+    return found
+
+
+def hostile_frame(version: int, kind: str, dice: Random) -> bytes:
+    data = {key: _value(key, dice) for key in _KEYS[kind] if dice.random() < 0.9}
+    if dice.random() < 0.02:
+        data["more"] = [1] * 100
+    try:
+        return bytes([version]) + bytes(msgpack.packb({"kind": kind, "data": data}))
+    except OverflowError:
+        return bytes([version])
+
+
+def messages(job: Job) -> Counts:
+    """`job.count` frames of every kind in any order, each for a machine of any role."""
+    dice = job.dice
+    names = ("messages", "undecodable", "accepted by a machine", "refused by a machine",
+             "floods", "page hashes in floods")  # fmt: skip
+    found = Counts(dict.fromkeys(names, 0))
+    victims = Victims(dice, everything=job.share > 0.05)
+    while found["messages"] < job.count:
+        version, kind = dice.choice((1, 2)), dice.choice(list(_KEYS))
+        found["messages"] += 1
+        if found["messages"] % STEP == 0:
+            job.step(STEP)
+        message = decode(hostile_frame(version, kind, dice))
+        if message is None:
+            found["undecodable"] += 1
+        else:
+            victims.tell(version, message, found)
+        if dice.random() < FLOOD_SHARE:
+            _flood(victims, dice, found)
+    found["situations of machines"] = len(victims.situations_met)
+    found["changed by a refusal"] = 0
+    return found
+
+
+def _flood(victims: Victims, dice: Random, found: Counts) -> None:
+    """Page hashes by the hundred, joined as the driver joins what has arrived (wire v1): of one
+    page again and again, of all in turn, or of pages far apart."""
+    found["floods"] += 1
+    step, page = dice.choice(((0, 1), (1, 1), (65_537, 1), (-1, 70_000))), dice.randrange(1, 5)
+    frames = [
+        bytes([V1])
+        + bytes(
+            msgpack.packb(
+                {
+                    "kind": "page_hash",
+                    "data": {"page_no": abs(page + step[0] * n) or 1, "hash": b"\xdd" * 32},
+                }
+            )
+        )
+        for n in range(FLOOD_FRAMES)
+    ]
+    decoded = [message for message in map(decode, frames) if message is not None]
+    found["page hashes in floods"] += len(decoded)
+    for at in range(0, len(decoded), COALESCED_FRAMES_MAX):
+        for message in coalesce(decoded[at : at + COALESCED_FRAMES_MAX]):
+            victims.tell(V1, message, found)
