@@ -145,9 +145,11 @@ class Commands(Judge):
         """The application wrote; whatever runs on the file meanwhile must respect it."""
         now = client.file.pages()
         for session in self.sessions:
-            if session.client is client and masked(now) != masked(client.pages):
-                session.written = True
-                if session.kind == "push" and not session.changed_at_begin:
-                    session.later.append(now)
-                    self.pushed.add(now)
+            if session.client is not client or now == client.pages:
+                continue
+            session.touched = True
+            session.written = session.written or masked(now) != masked(client.pages)
+            if session.kind == "push" and not session.changed_at_begin:
+                session.later.append(now)
+                self.pushed.add(now)
         client.pages = now

@@ -76,6 +76,8 @@ class Session:
     wire: Wire | None = None
     task: "asyncio.Task[Any] | None" = None
     written: bool = False
+    touched: bool = False
+    """Written to, or given another journal mode."""
     base_at_begin: Base | None = None
     later: list[Pages] = field(default_factory=list)
     """What the application made of the file meanwhile, where the command had not read it: it knows
@@ -267,7 +269,7 @@ class Judge(RuleBasedStateMachine):
             wanted = self._content(session.at if session.at is not None else len(self.versions))
             assert session.wire_version == 1 or not session.alone or session.at_begin != wanted
             return
-        if isinstance(error, errors.FileReplaced | errors.AlreadyExists) and session.written:
+        if isinstance(error, errors.FileReplaced | errors.AlreadyExists) and session.touched:
             return
         raise AssertionError(f"refused for no reason: {error!r}") from error
 
