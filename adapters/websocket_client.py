@@ -137,7 +137,8 @@ class WebSocketTransport(picows.WSListener):
         if self._gone.is_set() or self._ws is None:
             return
         self._ws.send_close(picows.WSCloseCode(code), reason.encode())
-        self._ws.disconnect()
+        # To a peer that does not read, the rest would wait for good, and the socket with it.
+        self._ws.disconnect(graceful=self._writable.is_set())
 
 
 async def connect(url: str, token: str, direction: str | None = None) -> WebSocketTransport:

@@ -10,6 +10,8 @@ import pytest
 from edgereplica.adapters.websocket_client import connect
 from edgereplica.events.errors import NetworkError
 
+SECONDS_MAX = 10
+BLOCKED_SECONDS = 0.5
 _GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 
 
@@ -81,3 +83,32 @@ def test_frames_sent_in_a_row_stop_where_the_connection_broke(
 
     asyncio.run(scenario())
     assert not caplog.records
+
+
+def test_a_connection_whose_peer_does_not_read_is_closed_all_the_same() -> None:
+    """What waits to be sent once kept the socket open for good, when a sync was given up."""
+
+    async def scenario() -> None:
+        ended = asyncio.Event()
+
+        async def stall(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await _greet(reader, writer)
+            writer.transport.pause_reading()  # type: ignore[attr-defined]
+            await ended.wait()
+            writer.transport.abort()
+
+        server = await asyncio.start_server(stall, "127.0.0.1", 0)
+        async with server:
+            port = server.sockets[0].getsockname()[1]
+            transport = await connect(f"ws://127.0.0.1:{port}/sync", "token")
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(BLOCKED_SECONDS):
+                    while True:
+                        await transport.send(bytes(1 << 20))
+            await transport.close(1000, "")
+            async with asyncio.timeout(SECONDS_MAX):
+                with pytest.raises(NetworkError):
+                    await transport.receive()
+            ended.set()
+
+    asyncio.run(scenario())
