@@ -88,12 +88,12 @@ class CuttingProxy:
         self._released.set()
         self.settle()
 
-    def settle(self) -> None:
-        """Wait until the connections so far have ended."""
+    def settle(self, seconds_max: float | None = None) -> None:
+        """Wait until the connections so far have ended, or so long for each."""
         with self._lock:
             pumps = self._threads[1:]
         for thread in pumps:
-            thread.join()
+            thread.join(seconds_max)
 
     def __enter__(self) -> Self:
         self._start(self._accept)

@@ -25,6 +25,7 @@ ACTIONS: tuple[Action, ...] = ("cut", "reset", "stall", "half_close", "dribble")
 ROWS, PAGE_SIZE = 2800, 65_536
 """1.2 MiB: two frames of pages. The pages are large: wire v1 has a frame for each one's hash."""
 TRIES_TO_REACH = 3
+LATE_SECONDS_MAX = 1.0
 
 
 @dataclass(frozen=True)
@@ -153,7 +154,9 @@ class _Bench:
             rewrite(world)
             world.retry()
         self.proxy.release()
-        self.proxy.settle()
+        # A client that is given up with a full buffer leaves its connection to its process's end.
+        self.proxy.settle(LATE_SECONDS_MAX)
+        self.proxy.sever()
         head = world.known
         if world.check() != head:
             raise Violation("a session that was thought lost took the head back")
