@@ -5,6 +5,7 @@ import pty
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 import uuid
 from collections.abc import Callable
@@ -76,8 +77,9 @@ class Running:
     def __init__(self, tmp_path: Path, *arguments: str, **options: int) -> None:
         self.mark = f"PROOF_MARK={uuid.uuid4()}"
         name, value = self.mark.split("=")
-        self.temporary = tmp_path / "tmp"
-        self.temporary.mkdir()
+        # Not under `tmp_path`: a socket's path has at most 108 bytes, and theirs lie deeper.
+        self.folder = tempfile.TemporaryDirectory(prefix="proof-", dir="/tmp")
+        self.temporary = Path(self.folder.name)
         page = str(tmp_path / "evidence.md")
         environment = {**os.environ, name: value, "TMPDIR": str(self.temporary)}
         self.process = subprocess.Popen(
