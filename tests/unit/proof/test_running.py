@@ -124,12 +124,12 @@ def test_an_interrupt_ends_everything(tmp_path: Path) -> None:
 
 
 def test_nothing_outlives_a_parent_that_is_killed(tmp_path: Path) -> None:
+    """No process. Its temporary files may: nobody was left to be sure to remove them."""
     check = Running(tmp_path, "kill-push", stderr=subprocess.DEVNULL)
     check.wait_until_busy()
     check.process.kill()
     check.process.wait()
     check.wait_for(lambda: check.marked() == [], "processes are left")
-    assert list(check.temporary.iterdir()) == []
 
 
 def test_a_terminal_sees_how_far_a_check_is(tmp_path: Path) -> None:
