@@ -32,6 +32,8 @@ REMEMBERED_MAX = 20
 LOOK_BACK = 0.3
 """How often that is done."""
 SIDE_FILES = ("-wal", "-journal")
+SCRATCH = Path("/dev/shm") if Path("/dev/shm").is_dir() else None
+"""For what is only looked at: in memory, because the disk has enough to do."""
 UNHURRIED: dict[str, Any] = {
     "sync_opens_per_token_per_minute": 10**6,
     "sync_opens_per_address_per_minute": 10**6,
@@ -211,7 +213,7 @@ class World:
 
     def _pulled(self, **arguments: Any) -> tuple[int, list[bytes]]:
         """A version as a reader gets it who has nothing yet."""
-        with tempfile.TemporaryDirectory(dir=self.root) as directory:
+        with tempfile.TemporaryDirectory(dir=SCRATCH) as directory:
             path = Path(directory) / "check.db"
             result = asyncio.run(self.replica(path, "pull").pull(**arguments))
             return result.version or 0, snapshot(path)
@@ -232,7 +234,7 @@ def snapshot(path: Path) -> list[bytes]:
     It is a copy that is opened: a file with a hot journal stays as the fault left it, so that
     it is the product that recovers it.
     """
-    with tempfile.TemporaryDirectory(dir=path.parent) as directory:
+    with tempfile.TemporaryDirectory(dir=SCRATCH) as directory:
         copy = Path(directory) / path.name
         shutil.copyfile(path, copy)
         for suffix in SIDE_FILES:
