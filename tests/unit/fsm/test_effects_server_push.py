@@ -245,3 +245,10 @@ def test_before_it_receives_there_is_nothing_to_abandon() -> None:
         run(machine(), *steps, (LOST, (), "lost"))
         run(machine(), *steps, (FAILED, TOLD, "refused"))
         run(machine(), *steps, (REFUSAL, (Close(1000, "refused"),), "refused"))
+
+
+def test_a_push_begins_with_nothing() -> None:
+    machine = ServerPush()
+    assert (machine.announced, machine.pages, machine.wire_bytes) == (False, 0, 0)
+    assert type(machine.announced) is bool
+    assert not machine.requested and not machine.offered
