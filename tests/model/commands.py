@@ -70,6 +70,8 @@ class Commands(Judge):
             self.pushed.add(client.pages)
 
         async def connector(url: str, given: str) -> Any:
+            if session.wire is not None:
+                self._may_have_read(session)
             wire = Wire(self.moved, by_hand=by_hand, cut_at=cut_at)
             self._count(f"sessions in wire v{wire_version}")
             self.server.accept(wire, given)
@@ -141,6 +143,11 @@ class Commands(Judge):
             self._await(self._settle(session))
         self._reap()
 
+    def _may_have_read(self, session: Session) -> None:
+        session.later += session.meanwhile
+        self.pushed.update(session.meanwhile)
+        session.meanwhile.clear()
+
     def _written(self, client: Client) -> None:
         """The application wrote; whatever runs on the file meanwhile must respect it."""
         now = client.file.pages()
@@ -149,7 +156,8 @@ class Commands(Judge):
                 continue
             session.touched = True
             session.written = session.written or masked(now) != masked(client.pages)
-            if session.kind == "push" and not session.changed_at_begin:
-                session.later.append(now)
-                self.pushed.add(now)
+            if session.kind == "push":
+                session.meanwhile.append(now)
+                if not session.changed_at_begin:
+                    self._may_have_read(session)
         client.pages = now

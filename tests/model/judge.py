@@ -79,9 +79,11 @@ class Session:
     touched: bool = False
     """Written to, or given another journal mode."""
     base_at_begin: Base | None = None
+    meanwhile: list[Pages] = field(default_factory=list)
+    """What the application made of a file since its push began."""
     later: list[Pages] = field(default_factory=list)
-    """What the application made of the file meanwhile, where the command had not read it: it knows
-    an unchanged file without that, and reads it when the server asks for its pages after all."""
+    """What of that a push may have read: it knows an unchanged file without reading it, and where
+    its sidecar proves stale, it begins anew with the file as it is then."""
     excused: set[type[BaseException]] = field(default_factory=set)
     """What else may end it: the faults that the rule brought about."""
 
@@ -92,7 +94,7 @@ class Session:
         base = self.base_at_begin
         if base is not None and not self.changed_at_begin:
             return base.pages, self.at_begin, *self.later
-        return (self.at_begin,)
+        return self.at_begin, *self.later
 
 
 class Judge(RuleBasedStateMachine):
@@ -182,7 +184,8 @@ class Judge(RuleBasedStateMachine):
                 same = masked(held) == masked(replaced)
                 assert same or not replaced, "an unforced push replaced unseen changes"
         else:
-            assert masked(content) == masked(session.at_begin), "it is not what the head is"
+            may_be = map(masked, (session.at_begin, *session.later))
+            assert masked(content) in may_be, "it is not what the head is"
         self.acknowledged.append((version, content))
         client.base = Base(self.server.database, version, content)
 

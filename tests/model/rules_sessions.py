@@ -157,6 +157,9 @@ class SessionRules(Commands):
         self.server.clock.advance(hours * 3600)
         for session in self.sessions:
             session.excused.add(errors.SessionTooSlow)
+            if hours:
+                # One that has to begin anew, as after a stale sidecar, does so with its token.
+                session.excused.add(errors.Unauthenticated)
         deleted = self._await(self.server.look_after_storage())
         self._count("objects collected", deleted)
 

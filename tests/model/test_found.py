@@ -163,3 +163,27 @@ def test_an_unchanged_file_that_is_written_to_is_pushed_as_it_is_when_it_is_read
     model.change_a_few(number=0, killed=False)
     model.finish(which=0, from_client=True)
     assert model.versions[-1] == model.clients[0].pages
+
+
+def test_a_push_that_begins_anew_takes_the_file_as_it_is_then(model: Convergence) -> None:
+    """Its sidecar is of a database that is no more: the server asks for more than what changed."""
+    model.write(number=0, rows=40, size=500, killed=False)
+    model.push(number=0, wire_version=2, force=False, cut_at=None)
+    model.change_a_few(number=0, killed=False)
+    model.delete_and_recreate_the_database()
+    model.begin(number=0, kind="push", wire_version=2, force=False)
+    model.change_journal_mode(number=0, mode="WAL")
+    model.finish(which=0, from_client=True)
+    assert model.versions == [model.clients[0].pages]
+
+
+def test_a_session_that_begins_anew_needs_a_token_that_is_still_valid(model: Convergence) -> None:
+    model.write(number=0, rows=40, size=500, killed=False)
+    model.push(number=0, wire_version=2, force=False, cut_at=None)
+    model.change_a_few(number=0, killed=False)
+    model.delete_and_recreate_the_database()
+    model.begin(number=0, kind="push", wire_version=2, force=False)
+    model.look_after_storage(hours=1)
+    model.finish(which=0, from_client=True)
+    assert model.happened["ended by unauthenticated"]
+    assert not model.versions
