@@ -47,11 +47,14 @@ class Options:
 
     `insecure` allows a server that is neither https nor on this machine.
 
+    `renew_token` mints another token for the next attempt: a long push may outlive its first one.
+
     `connector` opens the connection: a WebSocket, unless a simulation puts its own wire there.
     """
 
     server: str
     token: str = field(repr=False)
+    renew_token: Callable[[], str] | None = field(default=None, repr=False)
     busy_timeout_seconds: float = 5.0
     retries: int = 5
     compress: CompressMode = "auto"

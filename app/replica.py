@@ -18,6 +18,7 @@ imported by the method that needs it: a command's start-up is most of a small sy
 import asyncio
 import random
 from collections.abc import Awaitable, Callable, Coroutine
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -41,9 +42,10 @@ class AsyncReplica:
     """A local file and the database that `token` is for; see the module's docstring.
 
     `busy_timeout_seconds`: how long to wait for a locked file. `retries`: attempts after a lost
-    connection; a refusal is never retried. `compress`: auto, always or never. `protocol`: 1 or 2
-    fixes the wire version, None prefers 2. `checksum`: read the file even if it looks unchanged.
-    `progress` is called with `Progress` values. `record`: write the session there for
+    connection; a refusal is never retried. `renew_token` mints the token of every further attempt,
+    as the one before may have expired; it may block. `compress`: auto, always or never. `protocol`:
+    1 or 2 fixes the wire version, None prefers 2. `checksum`: read the file even if it looks
+    unchanged. `progress` is called with `Progress` values. `record`: write the session there for
     `edgereplica fsm replay`.
     """
 
@@ -55,6 +57,7 @@ class AsyncReplica:
         token: str,
         busy_timeout_seconds: float = 5.0,
         retries: int = 5,
+        renew_token: Callable[[], str] | None = None,
         compress: CompressMode = "auto",
         protocol: int | None = None,
         checksum: bool = False,
@@ -67,6 +70,7 @@ class AsyncReplica:
             token=token,
             busy_timeout_seconds=busy_timeout_seconds,
             retries=retries,
+            renew_token=renew_token,
             compress=compress,
             protocol=protocol,
             checksum=checksum,
@@ -153,6 +157,8 @@ class AsyncReplica:
         failures = 0
         while True:
             try:
+                if failures:
+                    await self._renew_token()
                 return await attempt(wire_version, ignore_sidecar)
             except OldServer:
                 if self.options.protocol is not None:
@@ -167,6 +173,11 @@ class AsyncReplica:
                 if not error.retryable or failures > self.options.retries:
                     raise
                 await self._pause(failures, error)
+
+    async def _renew_token(self) -> None:
+        if self.options.renew_token is not None:
+            token = await asyncio.to_thread(self.options.renew_token)
+            self.options = replace(self.options, token=token)
 
     async def _pause(self, failures: int, error: EdgeReplicaError) -> None:
         """Exponential backoff with jitter, said out loud."""

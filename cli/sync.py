@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 from ..events.errors import InvalidArgument, Unauthenticated
 from ..events.limits import LARGE_SESSION_BYTES
@@ -238,10 +238,18 @@ def status(
             direction="pull",
         )
         found = _replica(db, credentials, bar, options).status()
-    _report(found, _standing(found, credentials[0]), as_json=as_json)
+    _report(found, _standing(found, credentials.server), as_json=as_json)
 
 
 SYNC_COMMANDS: Mapping[str, Callable[..., None]] = {"push": push, "pull": pull, "status": status}
+
+
+class _Credentials(NamedTuple):
+    """`renew` mints another token like it, if this one was minted here."""
+
+    server: str
+    token: str
+    renew: Callable[[], str] | None = None
 
 
 def _credentials(
@@ -251,7 +259,7 @@ def _credentials(
     token_file: str | None,
     database: str | None,
     direction: str,
-) -> tuple[str, str]:
+) -> _Credentials:
     """The normalized server and a sync token: the one given, or one minted for `database`."""
     given = read_token(token, token_file)
     if given is not None and database is not None:
@@ -263,23 +271,33 @@ def _credentials(
         )
     client = client_of(server)
     if given is not None:
-        return client.server, given
+        return _Credentials(client.server, given)
     if database is None:
         raise Unauthenticated(
             f"no sync token to {direction} with",
             hint="give --database NAME-OR-ID after `edgereplica login`, or a token by "
             "--token-file or EDGEREPLICA_SYNC_TOKEN",
         )
-    return client.server, mint(client.admin(), database, direction).token
+
+    def minted() -> str:
+        return mint(client.admin(), database, direction).token
+
+    return _Credentials(client.server, minted(), minted)
 
 
 def _replica(
-    path: Path, credentials: tuple[str, str], bar: ProgressBar, options: dict[str, Any]
+    path: Path, credentials: _Credentials, bar: ProgressBar, options: dict[str, Any]
 ) -> "Replica":
     from ..app.replica import Replica
 
-    server, token = credentials
-    return Replica(path, server=server, token=token, progress=_watched_by(bar), **options)
+    return Replica(
+        path,
+        server=credentials.server,
+        token=credentials.token,
+        renew_token=credentials.renew,
+        progress=_watched_by(bar),
+        **options,
+    )
 
 
 def _watched_by(bar: ProgressBar) -> "ProgressHook":

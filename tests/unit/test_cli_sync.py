@@ -138,6 +138,7 @@ def test_push_calls_the_api_with_its_defaults(
     assert made.options == {
         "server": "http://127.0.0.1:8787",
         "token": "tok",
+        "renew_token": None,
         "busy_timeout_seconds": 5.0,
         "retries": 5,
         "compress": "auto",
@@ -222,7 +223,12 @@ def test_without_a_token_one_is_minted_for_the_right_direction(
         assert CliRunner().invoke(app, words, env=environment).exit_code == 0
     result = run(environment, command, "--db", "a.db", "--database", database)
     assert result.exit_code == 0, result.output
-    assert replica.made[0].options["token"] == f"DIRECTION_{command.upper()}:db-0001:0"
+    options = replica.made[0].options
+    assert options["token"] == f"DIRECTION_{command.upper()}:db-0001:0"
+    # And once more for each further attempt, as the first may have expired.
+    minted = len(admin.requests)
+    assert options["renew_token"]() == options["token"]
+    assert admin.requests[minted:][-1].path.endswith("/IssueSyncToken")
 
 
 @pytest.mark.parametrize(
