@@ -201,6 +201,9 @@ async def push(
                     for number in wanted:
                         await peer.announce(number, pages[number - 1])
                     continue
+                if cut_after is not None:
+                    # However many pages one request names.
+                    wanted = wanted[: cut_after - len(pushed.sent)]
                 await _send_data(peer, pages, wanted, data_pages)
                 pushed.sent += wanted
                 if cut_after is not None and len(pushed.sent) >= cut_after:
