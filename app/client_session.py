@@ -15,6 +15,7 @@ from ..events.errors import (
     NetworkError,
     error_from_wire,
 )
+from ..events.messages import HelloReply
 from ..events.session import Event
 from ..events.wire import V1, V2
 from ..fsm.machine import Machine
@@ -73,6 +74,15 @@ class Options:
     @property
     def on_loopback(self) -> bool:
         return urlsplit(self.server).hostname in LOOPBACK_HOSTS
+
+    def database_of(self, reply: HelloReply) -> str:
+        """The id of the database that answered. Wire v1 does not say it: then what the token
+        claims; empty if that cannot be read either."""
+        if reply.database:
+            return reply.database
+        from .token_view import claimed_database  # noqa: PLC0415 - only with an old server
+
+        return claimed_database(self.token)
 
     def tell(self, progress: Progress) -> None:
         if self.progress is not None:

@@ -99,6 +99,12 @@ class LocalPlan(msgspec.Struct, eq=False):
         self.prints.joined = sidecar.fingerprints
         return sidecar.hashes
 
+    def is_of_another_database(self, database: str) -> bool:
+        """Whether the sidecar is of a database that is not `database`; False if either is unknown
+        (empty)."""
+        known = self.base.database if self.base is not None else ""
+        return bool(known and database) and known != database
+
     def is_remembered_as(self, version: int | None, database: str) -> bool:
         """Whether the sidecar already says that this very state is `version`."""
         base = self.base

@@ -94,7 +94,7 @@ class PullClientEnd:
         content: LocalContent | None,
         *,
         exists: bool,
-        refusal: EdgeReplicaError | None,
+        refusal: Callable[[HelloReply], EdgeReplicaError | None],
         wire_version: int,
         dry_run: bool,
         busy_timeout_seconds: float,
@@ -172,8 +172,8 @@ class PullClientEnd:
     async def prepare(self, effect: PrepareReplica) -> ReplicaPrepared:
         reply = self._reply = effect.reply
         content = self._content
-        refusal = None if self._dry_run else self._refusal
-        if refusal is not None and not self.is_known_version(content, reply):
+        refusal = None if self._dry_run else self._refusal(reply)
+        if refusal is not None:
             raise refusal
         length = reply.page_count * DIGEST_BYTES
         if content is None or not self._can_keep(content, reply):
@@ -189,20 +189,6 @@ class PullClientEnd:
         self.digests.extend(bytes(length - len(self.digests)))
         self._spool = Spool(self._path.parent)
         return ReplicaPrepared(announcement)
-
-    @staticmethod
-    def is_known_version(content: LocalContent | None, reply: HelloReply) -> bool:
-        """Whether the server holds what the file holds: then nothing is lost with it.
-
-        Content without a base that the server knows all the same is one of its versions. And the
-        file may be the very version pulled without knowing it: its push, or a pull, was interrupted
-        when all was done but the sidecar.
-        """
-        if content is None:
-            return False
-        if content.changed is None and reply.base_known:
-            return True
-        return content.page_count == reply.page_count and content.root() == reply.root
 
     def _can_keep(self, content: LocalContent, reply: HelloReply) -> bool:
         """Whether pages of the file may stay. A long v1 announcement could not be finished: the

@@ -18,7 +18,7 @@ from ..events.errors import (
     Unimplemented,
     UnpushedChanges,
 )
-from ..events.messages import At
+from ..events.messages import At, HelloReply
 from ..events.pages import count_pages
 from ..events.session import Event, PullPlanned
 from ..events.wire import V1
@@ -26,6 +26,7 @@ from ..fsm.client_pull import ClientPull
 from ..fsm.machine import Machine
 from .client_session import ClientTransport, Options, run_session
 from .driver import End
+from .local_content import StaleSidecar
 from .local_plan import Fingerprints, LocalPlan, empty_plan, open_plan
 from .pull_client import PullClientEnd
 from .remember import save_sidecar
@@ -43,7 +44,10 @@ async def pull_once(
     dry_run: bool,
     ignore_sidecar: bool,
 ) -> PullResult:
-    """Make the file one version of the database. `RootMismatch`: try again without the sidecar."""
+    """Make the file one version of the database.
+
+    `RootMismatch` or `StaleSidecar`: try again without the sidecar.
+    """
     if dry_run and wire_version == V1:
         raise Unimplemented("wire v1 has no dry run")
     if at is not None and wire_version == V1:
@@ -133,10 +137,16 @@ class _Pull:
             return plan.base.root
         return plan.content.root()
 
-    def _refusal(self) -> EdgeReplicaError | None:
-        """What stands against overwriting the file, unless forced."""
+    def _refusal(self, reply: HelloReply) -> EdgeReplicaError | None:
+        """What stands against overwriting the file with the version described, unless forced.
+
+        `StaleSidecar` if the file was last synced with another database. That one may be deleted
+        and the file its only copy, so that it counts as a file of its own.
+        """
         plan = self.plan
-        if self.force or plan.content is None or not plan.changed:
+        if plan.is_of_another_database(self.options.database_of(reply)) and not reply.base_known:
+            raise StaleSidecar(f"the sidecar of {plan.path} is of another database")
+        if self.force or plan.content is None or not plan.changed or self._is_known_version(reply):
             return None
         if plan.base is None:
             return NoSharedHistory(
@@ -156,13 +166,26 @@ class _Pull:
             hint="push them first, or `--force` to overwrite them (the old file is kept)",
         )
 
+    def _is_known_version(self, reply: HelloReply) -> bool:
+        """Whether the server holds what the file holds: then nothing is lost with it.
+
+        Content without a base that the server knows all the same is one of its versions. And the
+        file may be the very version pulled without knowing it: its push, or a pull, was interrupted
+        when all was done but the sidecar.
+        """
+        content = self.plan.content
+        assert content is not None
+        if content.changed is None and reply.base_known:
+            return True
+        return content.page_count == reply.page_count and content.root() == reply.root
+
     def _make(self, transport: ClientTransport, planned: PullPlanned) -> tuple[Machine, End, Event]:
         self.transport = transport
         self.end = PullClientEnd(
             self.plan.path,
             self.plan.content,
             exists=self.plan.exists,
-            refusal=self._refusal(),
+            refusal=self._refusal,
             wire_version=self.wire_version,
             dry_run=self.dry_run,
             busy_timeout_seconds=self.options.busy_timeout_seconds,
@@ -228,9 +251,7 @@ class _Pull:
         elif self.force or not self.plan.changed or self.plan.base is None:
             # What was compared with the version is the content, not only its base.
             self._adopt(machine)
-        refusal = self._refusal() if machine.state_id == "measured" else None
-        if refusal is not None and PullClientEnd.is_known_version(self.plan.content, reply):
-            refusal = None  # the very version that would be pulled: nothing would be lost
+        refusal = self._refusal(reply) if machine.state_id == "measured" else None
         return PullResult(
             outcome=outcome,
             version=reply.head,
@@ -270,7 +291,7 @@ class _Pull:
         save_sidecar(
             path,
             server=self.options.server,
-            database=reply.database,
+            database=self.options.database_of(reply),
             version=reply.head,
             page_size=reply.page_size,
             page_count=reply.page_count,
@@ -287,12 +308,12 @@ class _Pull:
         assert reply is not None
         if plan.content is None or plan.state is None:
             return
-        if plan.is_remembered_as(reply.head, reply.database):
+        if plan.is_remembered_as(reply.head, self.options.database_of(reply)):
             return
         save_sidecar(
             plan.path,
             server=self.options.server,
-            database=reply.database,
+            database=self.options.database_of(reply),
             version=reply.head,
             page_size=plan.page_size,
             page_count=plan.page_count,

@@ -171,7 +171,7 @@ class _Push:
             return self._result("dry_run", version, reply.head, started, conflicts)
         version = done.version if done is not None else reply.head
         if self.plan.state is not None:
-            self._remember(version, reply.database)
+            self._remember(version, self.options.database_of(reply))
         return self._result(
             "unchanged" if done is None else "pushed", version, reply.head, started, False
         )

@@ -32,7 +32,7 @@ async def _ask_for_head(plan: LocalPlan, options: Options) -> HelloReply:
             plan.path,
             None,
             exists=plan.exists,
-            refusal=None,
+            refusal=lambda reply: None,
             wire_version=V2,
             dry_run=True,
             busy_timeout_seconds=options.busy_timeout_seconds,
@@ -62,7 +62,7 @@ def _compare(plan: LocalPlan, reply: HelloReply, seconds: float) -> ReplicaStatu
         push = "conflict"
     if same or at_head or not reply.head:
         pull = "nothing"
-    elif plan.changed:
+    elif plan.changed or plan.is_of_another_database(reply.database):
         pull = "refused"
     changed = plan.content.changed if plan.content is not None else None
     return ReplicaStatus(

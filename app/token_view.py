@@ -50,6 +50,14 @@ class UnverifiedToken:
         return asdict(self)
 
 
+def claimed_database(untrusted_token: str) -> str:
+    """The id of the database that a token claims to be for; empty if it does not say."""
+    try:
+        return inspect(untrusted_token).database or ""
+    except InvalidArgument:
+        return ""
+
+
 def inspect(untrusted_token: str) -> UnverifiedToken:
     """Raises `InvalidArgument` for what is no token, or one that allows nothing at all."""
     try:

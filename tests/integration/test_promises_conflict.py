@@ -183,6 +183,7 @@ def test_a_token_for_another_database_loses_nothing(user: User, tmp_path: Path) 
         db.execute("CREATE TABLE elsewhere (x)")
     user.ok("push", other, EDGEREPLICA_SYNC_TOKEN=tokens["push"])
     before = file.read_bytes()
+    assert user.ok("status", file, EDGEREPLICA_SYNC_TOKEN=tokens["pull"])["pull"] == "refused"
     execute(file, "UPDATE notes SET stamp = 1 WHERE id = 1")
     changed = dump(file)
     code, error = user.refused("push", file, EDGEREPLICA_SYNC_TOKEN=tokens["push"])
@@ -194,6 +195,26 @@ def test_a_token_for_another_database_loses_nothing(user: User, tmp_path: Path) 
     assert len(before) == len(file.read_bytes())
     assert user.ok("status", other, EDGEREPLICA_SYNC_TOKEN=tokens["pull"])["head"] == 1
     assert user.ok("push", file)["version"] == 2, "the way back to its own database is open"
+
+
+def test_an_unchanged_file_is_not_pulled_over_from_another_database(
+    user: User, tmp_path: Path
+) -> None:
+    """Nothing of it is new; but its own database may be deleted by now, and this the only copy."""
+    file = tmp_path / "app.db"
+    make_notes(file)
+    user.ok("push", file)
+    token = user.tokens_for(user.account.create_database("empty"))["pull"]
+    _delete(user.account, user.database)
+    before = file.read_bytes()
+    measured = user.ok("pull", file, "--dry-run", EDGEREPLICA_SYNC_TOKEN=token)
+    assert measured["would_refuse"] == "no_shared_history"
+    code, error = user.refused("pull", file, EDGEREPLICA_SYNC_TOKEN=token)
+    assert (code, error["code"]) == (3, "no_shared_history")
+    assert file.read_bytes() == before
+    forced = user.ok("pull", file, "--force", EDGEREPLICA_SYNC_TOKEN=token)
+    assert Path(forced["backup_path"]).read_bytes() == before
+    assert file.read_bytes() == b""
 
 
 def test_refusals_are_not_retried(user: User, tmp_path: Path) -> None:

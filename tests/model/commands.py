@@ -46,6 +46,7 @@ class Commands(Judge):
     ) -> Session:
         client = self.clients[number]
         client.busy = True
+        client.adopt_pending()
         self.pushes += 1
         session = Session(
             client,
@@ -54,7 +55,7 @@ class Commands(Judge):
             force,
             f"push {self.pushes}",
             client.pages,
-            client.changed,
+            client.differs_from(self.server.database),
             len(self.versions),
             alone=not by_hand and not self.sessions,
             at=at,

@@ -50,11 +50,21 @@ class Client:
     base: Base | None = None
     pages: Pages = ()
     """The file's content as the model has it."""
+    pending: Base | None = None
+    """What a sync had installed when it was killed: the next one finds out, if it is still so."""
     busy: bool = False
 
-    @property
-    def changed(self) -> bool:
-        return self.base is None or masked(self.pages) != masked(self.base.pages)
+    def adopt_pending(self) -> None:
+        if self.pending is not None and masked(self.pages) == masked(self.pending.pages):
+            self.base = self.pending
+        self.pending = None
+
+    def differs_from(self, database: str) -> bool:
+        """Whether the file holds what may be in no version of `database`."""
+        base = self.base
+        if base is None or base.database != database:
+            return True
+        return masked(self.pages) != masked(base.pages)
 
 
 @dataclass(slots=True)
@@ -116,7 +126,7 @@ class Judge(RuleBasedStateMachine):
         self.acknowledged: list[tuple[int, Pages]] = []
         self.pushed: set[Pages] = set()
         self.been_versions: set[Pages] = set()
-        """Of every database there was: what counts of their versions."""
+        """What counts of the database's versions, as far as they were taken in."""
         self.pushes = 0
         self._await(self.server.start())
         self._await(self.server.sign_up())

@@ -4,7 +4,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import precondition, rule
 from tests.model.client import ClientKilled, Death, DeathPoint, dying, masked
 from tests.model.commands import SESSIONS_MAX, Commands, clients, kinds, rarely, wires
-from tests.model.judge import CLIENTS, Kind
+from tests.model.judge import CLIENTS, Base, Kind
 from tests.model.server import CrashPoint, When
 
 from edgereplica.events import errors
@@ -140,6 +140,8 @@ class SessionRules(Commands):
         if point == "installed":
             assert masked(now) == masked(new), "an installed version was lost"
         client.pages = now
+        if masked(now) == masked(new):
+            client.pending = Base(self.server.database, len(self.versions), new)
 
     @precondition(lambda self: self.sessions)
     @rule(which=st.integers(0, SESSIONS_MAX))
@@ -180,3 +182,4 @@ class SessionRules(Commands):
         assert not self._await(self.server.versions(len(self.versions)))
         self._await(self.server.create_database())
         self.versions, self.events, self.acknowledged = [], [], []
+        self.been_versions = set()

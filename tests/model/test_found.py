@@ -187,3 +187,19 @@ def test_a_session_that_begins_anew_needs_a_token_that_is_still_valid(model: Con
     model.finish(which=0, from_client=True)
     assert model.happened["ended by unauthenticated"]
     assert not model.versions
+
+
+@pytest.mark.parametrize("wire", [1, 2])
+def test_an_unchanged_file_is_not_pulled_over_from_a_database_made_anew(
+    model: Convergence, wire: int
+) -> None:
+    """Its own database is deleted: the file may be the only copy, though nothing in it is new."""
+    model.push(number=0, wire_version=wire, force=False, cut_at=None)
+    model.delete_and_recreate_the_database()
+    before = model.clients[0].pages
+    model.pull(number=0, wire_version=wire, force=False, backup=False, cut_at=None)
+    assert model.happened["ended by no_shared_history"]
+    assert model.clients[0].pages == before
+    # Forced, it is kept beside it: the model looks.
+    model.pull(number=0, wire_version=wire, force=True, backup=True, cut_at=None)
+    assert model.clients[0].pages != before
