@@ -2,12 +2,13 @@
 
 A step is one rule of `tests.model.convergence` with the checks behind it. Memory and the embedded
 server's storage (SQLite and a directory) take nine tenths of the steps between them, PostgreSQL and
-S3, which this starts for itself, the last one. A failure is shrunk and printed as a program; its
-seed plays the same histories again.
+S3, which this starts for itself, the last one. A failure is printed as a program, at once and as
+it was found; its seed plays the same histories again, and `--shrink` makes of it the shortest that
+fails, which takes minutes.
 
 examples:
   python -m proof.prove --steps 50000
-  python -m proof.prove --storage scaled-out --steps 2000 --seed 7
+  python -m proof.prove --storage scaled-out --steps 2000 --seed 7 --shrink
   python -m proof.prove --steps 3000 --page /tmp/x.md       leave specs/evidence.md as it is
 """
 
@@ -46,7 +47,7 @@ class Refuted(Exception):
     """A history broke the model; the seed plays it again."""
 
 
-def prove(storage: str, steps: int, seed: int) -> Counter[str]:
+def prove(storage: str, steps: int, seed: int, *, shrink: bool = False) -> Counter[str]:
     """Play histories on `storage` until at least `steps` steps are through; what happened."""
     machine = MACHINES[storage]
     machine.happened = Counter()
@@ -59,24 +60,24 @@ def prove(storage: str, steps: int, seed: int) -> Counter[str]:
         # Hypothesis begins a round with the simplest history of all.
         histories = max(HISTORIES_MIN, min(HISTORIES_PER_ROUND, left // STEPS_PER_HISTORY))
         try:
-            run_state_machine_as_test(machine, settings=_settings(histories))
+            run_state_machine_as_test(machine, settings=_settings(histories, shrink))
         except Exception as error:
             raise Refuted(
                 f"again: python -m proof.prove --storage {storage} --seed {round_seed} "
-                f"--steps {histories * STEPS_PER_HISTORY}"
+                f"--steps {histories * STEPS_PER_HISTORY} --shrink"
             ) from error
         round_seed += 1
         _show(storage, machine.happened["steps"], steps, time.monotonic() - began)
     return machine.happened
 
 
-def _settings(histories: int) -> settings:
+def _settings(histories: int, shrink: bool) -> settings:
     return settings(
         max_examples=histories,
         stateful_step_count=STEPS_PER_HISTORY,
         deadline=None,
         database=None,
-        phases=(Phase.generate, Phase.shrink),
+        phases=(Phase.generate, Phase.shrink) if shrink else (Phase.generate,),
         suppress_health_check=list(HealthCheck),
     )
 
@@ -107,7 +108,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         name = f"prove: model, {storage} storage"
         try:
             with ground, measured(name, seed=seed, page=chosen.page) as evidence:
-                happened = prove(storage, steps, seed)
+                happened = prove(storage, steps, seed, shrink=chosen.shrink)
                 evidence.counts["steps"] = happened.pop("steps")
                 evidence.counts["percent of all"] = percent
                 evidence.counts |= dict(sorted(happened.items()))
@@ -127,6 +128,7 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=50_000, help="in all (50000)")
     parser.add_argument("--seed", type=int, default=1, help="of the first round (1)")
     parser.add_argument("--storage", choices=list(MACHINES), help="this one alone")
+    parser.add_argument("--shrink", action="store_true", help="look for the shortest failure")
     parser.add_argument(
         "--page", type=Path, default=PAGE, help="where the rows go (specs/evidence.md)"
     )
