@@ -329,7 +329,7 @@ def _parser(suite: str, checks: Checks, about: str) -> argparse.ArgumentParser:
         f"make {suite}": "everything, at the full count",
         f'make {suite} CHECKS="{" ".join(some)}" SCALE=0.1': "two checks, at a tenth",
         f"python -m proof.{suite} --scale 0 {some[0]}": "the least that the check can do",
-        f"python -m proof.{suite} --seed 7 --evidence /tmp/evidence.md": "other dice",
+        f"python -m proof.{suite} --seed 7 --page /tmp/evidence.md": "other dice",
     }
     examples = "\n".join(f"  {line:{max(map(len, lines))}}  {says}" for line, says in lines.items())
     parser = argparse.ArgumentParser(
@@ -352,7 +352,7 @@ Exit codes: 0 all passed, 1 some failed, 2 wrong usage, 130 interrupted.
     )
     parser.add_argument("--seed", type=int, default=1, help="of all dice (default 1)")
     parser.add_argument(
-        "--evidence", type=Path, default=PAGE, metavar="PAGE",
+        "--page", type=Path, default=PAGE,
         help=f"where the rows go (default {PAGE.relative_to(ROOT)})",
     )  # fmt: skip
     parser.add_argument("checks", nargs="*", metavar="CHECK", help="which of them (default all)")
@@ -384,7 +384,7 @@ def main(suite: str, checks: Checks, about: str, arguments: Sequence[str] | None
     try:
         for name in names:
             try:
-                run(suite, checks, name, chosen.scale, chosen.seed, chosen.evidence)
+                run(suite, checks, name, chosen.scale, chosen.seed, chosen.page)
             except CheckFailed as error:
                 failed.append(name)
                 sys.stderr.write(f"{name}: {error}\n")

@@ -83,7 +83,7 @@ class Running:
         page = str(tmp_path / "evidence.md")
         environment = {**os.environ, name: value, "TMPDIR": str(self.temporary)}
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "proof.torture", "--evidence", page, *arguments],
+            [sys.executable, "-m", "proof.torture", "--page", page, *arguments],
             cwd=ROOT,
             env=environment,
             start_new_session=True,
