@@ -190,6 +190,18 @@ class PullClientEnd:
         self._spool = Spool(self._path.parent)
         return ReplicaPrepared(announcement)
 
+    @staticmethod
+    def is_known_version(content: LocalContent, reply: HelloReply) -> bool:
+        """Whether the server holds what the file holds: then nothing is lost with it.
+
+        Content without a base that the server knows all the same is one of its versions. And the
+        file may be the very version pulled without knowing it: its push, or a pull, was interrupted
+        when all was done but the sidecar.
+        """
+        if content.changed is None and reply.base_known:
+            return True
+        return content.page_count == reply.page_count and content.root() == reply.root
+
     def _can_keep(self, content: LocalContent, reply: HelloReply) -> bool:
         """Whether pages of the file may stay. A long v1 announcement could not be finished: the
         server answers while it is being made, and each would wait for the other to read."""

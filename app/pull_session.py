@@ -146,7 +146,9 @@ class _Pull:
         plan = self.plan
         if plan.is_of_another_database(self.options.database_of(reply)) and not reply.base_known:
             raise StaleSidecar(f"the sidecar of {plan.path} is of another database")
-        if self.force or plan.content is None or not plan.changed or self._is_known_version(reply):
+        if self.force or plan.content is None or not plan.changed:
+            return None
+        if PullClientEnd.is_known_version(plan.content, reply):
             return None
         if plan.base is None:
             return NoSharedHistory(
@@ -165,19 +167,6 @@ class _Pull:
             base=plan.base.version,
             hint="push them first, or `--force` to overwrite them (the old file is kept)",
         )
-
-    def _is_known_version(self, reply: HelloReply) -> bool:
-        """Whether the server holds what the file holds: then nothing is lost with it.
-
-        Content without a base that the server knows all the same is one of its versions. And the
-        file may be the very version pulled without knowing it: its push, or a pull, was interrupted
-        when all was done but the sidecar.
-        """
-        content = self.plan.content
-        assert content is not None
-        if content.changed is None and reply.base_known:
-            return True
-        return content.page_count == reply.page_count and content.root() == reply.root
 
     def _make(self, transport: ClientTransport, planned: PullPlanned) -> tuple[Machine, End, Event]:
         self.transport = transport

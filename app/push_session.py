@@ -170,7 +170,7 @@ class _Push:
             version = None if conflicts else reply.head
             return self._result("dry_run", version, reply.head, started, conflicts)
         version = done.version if done is not None else reply.head
-        if self.plan.state is not None:
+        if self.plan.state is not None and not self.dry_run:
             self._remember(version, self.options.database_of(reply))
         return self._result(
             "unchanged" if done is None else "pushed", version, reply.head, started, False

@@ -96,9 +96,9 @@ class SimPullEnd:
 
     async def prepare(self, effect: PrepareReplica) -> ReplicaPrepared:
         reply = self._reply = effect.reply
-        is_known = PullClientEnd.is_known_version(self._local, reply)
-        if self._refusal is not None and not is_known:
-            raise self._refusal
+        refusal = self._refusal
+        if refusal is not None and not PullClientEnd.is_known_version(self._content, reply):
+            raise refusal
         self._digests = bytearray(reply.page_count * DIGEST_BYTES)
         self._pages = [b""] * reply.page_count
         if self._held is None or self._held.page_size != reply.page_size:

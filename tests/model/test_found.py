@@ -203,3 +203,15 @@ def test_an_unchanged_file_is_not_pulled_over_from_a_database_made_anew(
     # Forced, it is kept beside it: the model looks.
     model.pull(number=0, wire_version=wire, force=True, backup=True, cut_at=None)
     assert model.clients[0].pages != before
+
+
+def test_a_dry_run_of_a_push_leaves_no_sidecar(model: Convergence) -> None:
+    """Its file was the head and did not know it; measuring made it know."""
+    client = model.clients[0]
+    model.push(number=0, wire_version=2, force=False, cut_at=None)
+    for trace in client.file.path.parent.glob("*edgereplica*"):
+        trace.unlink()
+    client.base = None
+    before = sorted(client.file.path.parent.iterdir())
+    model.dry_run(number=0, kind="push", force=False, then_do_it=False)
+    assert sorted(client.file.path.parent.iterdir()) == before
