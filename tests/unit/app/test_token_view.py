@@ -1,13 +1,17 @@
 """A token in its holder's hands: what it says, and what narrowing makes of it."""
 
+from collections.abc import Callable
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pymacaroons import Macaroon
 
-from edgereplica.app.token_view import attenuate, inspect, seconds_of
+from edgereplica.app import macaroon
+from edgereplica.app.token_view import attenuate, claimed_database, inspect, seconds_of
 from edgereplica.app.tokens import Identity, Keyring
 from edgereplica.events.errors import InvalidArgument, Unauthenticated
+from edgereplica.proto.gen.edgereplica.auth.v1 import token_pb
 
 NOW = 1_800_000_000
 RING = Keyring([b"k" * 32])
@@ -24,6 +28,47 @@ def test_it_says_what_the_server_would_verify() -> None:
         assert (view.purpose, view.exp_unix, view.nonce) == (purpose, NOW + 60, NONCE.hex())
         assert (view.database, view.direction) == (claims.database_id, claims.direction)
         assert (view.user_id, view.org_id, view.role) == ("user-1", "org-1", "admin")
+        assert (view.email, view.issued_at_unix) == ("a@example.org", NOW)
+        assert view.key_id == claims.key_id
+        assert "exp=1800000060" in view.caveats
+        assert view.to_dict()["caveats"] == view.caveats
+    narrowed = inspect(attenuate(PULL, ["max_version=3", "exp=1"]))
+    assert (narrowed.max_version, narrowed.caveats[-2:]) == (3, ("max_version=3", "exp=1"))
+    assert narrowed.exp_unix == 1
+
+
+def test_what_expired_at_the_beginning_of_time_is_read_all_the_same() -> None:
+    assert inspect(attenuate(PULL, ["exp=1"])).exp_unix == 1
+
+
+def test_the_database_that_a_token_is_for() -> None:
+    assert claimed_database(PULL) == "db-1"
+    assert claimed_database(SESSION) == ""
+    assert claimed_database("no token") == ""
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda: attenuate(PULL, []), "nothing was said to narrow"),
+        (lambda: seconds_of("soon"), "'soon' is no time: write 90s, 5m, 2h or 7d"),
+        (lambda: inspect(_unknown_purpose()), "the token is malformed, or newer than this program"),
+        (
+            lambda: attenuate(PULL, ["colour=red"]),
+            "the token carries a restriction that this server does not understand",
+        ),
+    ],
+)
+def test_a_refusal_says_why(call: Callable[[], object], words: str) -> None:
+    with pytest.raises(InvalidArgument) as refused:
+        call()
+    assert refused.value.message == words
+
+
+def _unknown_purpose() -> str:
+    claims = token_pb.TokenClaims.from_binary(macaroon.parse(PULL).identifier)
+    claims.purpose = token_pb.Purpose.UNSPECIFIED
+    return macaroon.mint(b"k", claims.to_binary(), ())
 
 
 @given(st.lists(st.integers(0, 200), min_size=1, max_size=6))

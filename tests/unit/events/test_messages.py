@@ -53,6 +53,7 @@ REFUSED: dict[str, Callable[[], Any]] = {
     "at infinity": lambda: Hello(512, 0, at=math.inf),
     "at before 1970": lambda: Hello(512, 0, at=-0.5),
     "reply's page count": lambda: HelloReply(512, LAST + 1),
+    "reply's head": lambda: HelloReply(512, 0, head=-1),
     "reply's time": lambda: HelloReply(512, 0, committed_at=math.inf),
     "reply's root": lambda: HelloReply(512, 0, root=b"x" * 33),
     "half a hash": lambda: PageHashes(((1, b"x" * 48),)),
@@ -60,6 +61,7 @@ REFUSED: dict[str, Callable[[], Any]] = {
     "hash of page 0": lambda: PageHashes(((0, H),)),
     "hash beyond the last page": lambda: PageHashes(((LAST, H * 2),)),
     "too many hashes": lambda: PageHashes(((1, H * (PAGES_PER_FRAME_MAX + 1)),)),
+    "too many hashes in two windows": lambda: PageHashes(((1, H * PAGES_PER_FRAME_MAX), (1, H))),
     "range from 0": lambda: RangeHashes(((0, 1, H),)),
     "range backwards": lambda: RangeHashes(((2, 1, H),)),
     "range too long": lambda: RangeHashes(((1, RANGE_PAGES_MAX + 1, H),)),
@@ -79,6 +81,7 @@ REFUSED: dict[str, Callable[[], Any]] = {
     "complete's message is no Unicode": lambda: Complete(1, H, message="\udcff"),
     "synced version": lambda: SyncComplete(0, 0, -1),
     "synced root": lambda: SyncComplete(0, 0, 1, b"x"),
+    "head's version": lambda: HeadChanged(-1, H, 0),
     "head's root": lambda: HeadChanged(1, b"", 0),
     "head's page count": lambda: HeadChanged(1, H, LAST + 1),
 }
@@ -86,8 +89,23 @@ REFUSED: dict[str, Callable[[], Any]] = {
 
 @pytest.mark.parametrize("name", REFUSED)
 def test_bad_values_are_refused(name: str) -> None:
-    with pytest.raises(InvalidArgument):
+    with pytest.raises(InvalidArgument) as refused:
         REFUSED[name]()
+    assert isinstance(refused.value.message, str)
+    assert refused.value.message
+
+
+@pytest.mark.parametrize(
+    ("name", "limit", "value"),
+    [
+        ("too many hashes", "pages_per_frame_max", PAGES_PER_FRAME_MAX),
+        ("range too long", "range_pages_max", RANGE_PAGES_MAX),
+    ],
+)
+def test_an_exceeded_limit_is_named(name: str, limit: str, value: int) -> None:
+    with pytest.raises(InvalidArgument) as refused:
+        REFUSED[name]()
+    assert refused.value.details == {"limit": limit, "value": value}
 
 
 def test_the_bounds_themselves_are_allowed() -> None:

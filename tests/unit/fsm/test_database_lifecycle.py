@@ -133,6 +133,23 @@ def test_what_has_expired_stays_so() -> None:
     assert machine.handle(EXPIRED) == (RefuseEvent("versions 2 to 1 of 3 expire"),)
 
 
+def test_what_was_let_go_already_may_be_let_go_again() -> None:
+    machine = after([CREATED, version(1), version(2), version(3)])
+    for _ in range(2):
+        event = VersionsExpired(database_id="d", through=2)
+        assert machine.handle(event) == (AppendEvent(event),)
+
+
+def test_the_map_of_the_head_may_be_moved() -> None:
+    machine = after([CREATED, version(1), version(2)])
+    assert machine.handle(moved(2)) == (AppendEvent(moved(2)),)
+
+
+def test_a_database_that_was_never_created_may_only_be_created() -> None:
+    machine = DatabaseLifecycle.of(created=False, deleted=False, head=0, expired=0)
+    assert machine.state_id == "unborn"
+
+
 NUMBERS = st.integers(1, 5)
 ANY_EVENT = st.one_of(
     st.sampled_from([CREATED, KEEP, DELETED]),

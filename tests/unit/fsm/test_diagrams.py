@@ -65,6 +65,12 @@ def test_every_transition_is_in_every_drawing() -> None:
             assert step.label in text, style
 
 
+def test_a_picture_is_the_one_that_was_looked_at() -> None:
+    """Every coordinate. Drawn otherwise on purpose? Look at the new one, then store it."""
+    stored = Path(__file__).with_name("drifting.svg")
+    assert FORMATS["svg"]("drifting", Drifting) == stored.read_text()
+
+
 def test_the_table_says_for_every_pair_what_happens() -> None:
     lines = table("drifting", Drifting).splitlines()
     assert "| event | start |" in lines
