@@ -76,6 +76,7 @@ class User:
 
 def error_in(stderr: str) -> dict[str, Any]:
     """The error of a `--json` command; retries may have been said before it."""
+    assert stderr, "no error was said"
     said: dict[str, Any] = json.loads(stderr.splitlines()[-1])
     found: dict[str, Any] = said["error"]
     return found

@@ -1,9 +1,11 @@
 """Plant known flaws, one at a time, in copies of the tree: each must turn its check red.
 
-Every check is also run without a flaw, and must then be green.
+The first failure must be the one that the flaw is to cause, not another that it brings about by the
+way. Every check is also run without a flaw, and must then be green.
 """
 
 import argparse
+import re
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -50,19 +52,27 @@ def seen(copy: Copy, flaw: Flaw) -> str:
     """What happened to the flaw: "seen", or what is wrong with the control."""
     try:
         with copy.planted(flaw.file, flaw.old, flaw.new):
-            code, said = copy.test(flaw.check)
+            outcome = copy.test(flaw.check)
     except NotPlanted as error:
         return f"not planted: {error}"
-    if code == _TESTS_FAILED:
+    if outcome.code == _TESTS_PASSED:
+        return "NOT SEEN"
+    if outcome.code not in (_TESTS_FAILED, None):
+        return f"the check did not run: {outcome.said[-500:]}"
+    if any(re.search(flaw.red, failure) for failure in outcome.failures):
         return "seen"
-    return "NOT SEEN" if code == _TESTS_PASSED else f"the check did not run: {said[-500:]}"
+    if outcome.code is None:
+        return "NEVER ENDED"
+    what = "\n".join(outcome.failures) or outcome.said[-500:]
+    return f"RED FOR ANOTHER CAUSE: {what}; and not {flaw.red!r}"
 
 
 def tried(copy: Copy, group: Sequence[Flaw]) -> dict[str, str]:
     """What happened to each flaw of a group; nothing is planted if its check is red as it is."""
-    code, said = copy.test(group[0].check)
-    if code != _TESTS_PASSED:
-        return {f.name: f"its check is not green without a flaw: {said[-500:]}" for f in group}
+    outcome = copy.test(group[0].check)
+    if outcome.code != _TESTS_PASSED:
+        wrong = f"its check is not green without a flaw: {outcome.said[-500:]}"
+        return {flaw.name: wrong for flaw in group}
     return {flaw.name: seen(copy, flaw) for flaw in group}
 
 

@@ -7,6 +7,7 @@ import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
@@ -15,10 +16,30 @@ from proof.evidence import ROOT
 _TOP = ("adapters", "app", "cli", "events", "fsm", "proof", "proto", "specs", "src", "tests")
 _FILES = ("pyproject.toml", "README.md", "LICENSE", "Makefile", "CHANGELOG.md", "CONTRIBUTING.md")
 TEST_SECONDS_MAX = 240
+NEVER_ENDED = "it never ended"
+_SUMMARY_COLUMNS = "1000"
+"""pytest cuts the lines of its summary to the width of the terminal."""
 
 
 class NotPlanted(Exception):
     """The text that a flaw replaces does not stand in the file exactly once."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a run of tests ended: pytest's exit code, None if it never did, and what it said."""
+
+    code: int | None
+    said: str
+
+    @property
+    def failures(self) -> list[str]:
+        """Of each failed test "test id - message", as pytest sums up; or that it never ended."""
+        if self.code is None:
+            return [NEVER_ENDED]
+        mark = "FAILED "
+        lines = self.said.splitlines()
+        return [line.removeprefix(mark) for line in lines if line.startswith(mark)]
 
 
 class Copy:
@@ -57,12 +78,13 @@ class Copy:
         finally:
             path.write_text(original)
 
-    def test(self, tests: Sequence[str], *options: str) -> tuple[int, str]:
-        """(pytest's exit code, what it said); a run that never ends counts as failed tests."""
+    def test(self, tests: Sequence[str], *options: str) -> Outcome:
+        """Run a pytest selection, up to the first failure."""
         environment = {
             **os.environ,
             "PYTHONPATH": str(self.root / "src"),
             "PYTHONDONTWRITEBYTECODE": "1",
+            "COLUMNS": _SUMMARY_COLUMNS,
         }
         program = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider"]
         try:
@@ -76,8 +98,8 @@ class Copy:
                 timeout=TEST_SECONDS_MAX,
             )
         except subprocess.TimeoutExpired:
-            return 1, "it never ended"
-        return done.returncode, done.stdout + done.stderr
+            return Outcome(None, NEVER_ENDED)
+        return Outcome(done.returncode, done.stdout + done.stderr)
 
 
 @contextmanager

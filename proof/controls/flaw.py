@@ -27,7 +27,10 @@ DESIGN = (
 class Flaw:
     """`new` in place of `old` in `file`; `check` is what must turn red (a pytest selection).
 
-    `item` is the one of `DESIGN` that it brings back, or empty for a flaw of our own.
+    `item` is the one of `DESIGN` that it brings back, or empty for a flaw of our own. `red` is how
+    the first failure must read, a pattern to be found in "test id - message" of pytest's summary:
+    a check that fails for another cause, say because the flaw lets nothing work at all, has not
+    seen it. Of a check that never ends, what is searched are the words of `copies.NEVER_ENDED`.
     """
 
     name: str
@@ -37,3 +40,4 @@ class Flaw:
     old: str
     new: str
     check: tuple[str, ...]
+    red: str

@@ -1,13 +1,18 @@
 """The controls themselves: each flaw can be planted today, and what is wrong with one is said."""
 
+import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from proof.controls import __main__ as controls
-from proof.controls.copies import Copy
+from proof.controls import copies
+from proof.controls.copies import NEVER_ENDED, Copy
 from proof.controls.flaw import DESIGN, Flaw
 from proof.controls.flaws import FLAWS
 from proof.evidence import ROOT
+
+QUICK = ("torn-any-root", "lock-byte-page", "token-file", "expired-token")
 
 
 @pytest.mark.parametrize("flaw", FLAWS, ids=lambda flaw: flaw.name)
@@ -17,6 +22,15 @@ def test_a_flaw_has_its_place_and_its_check(flaw: Flaw) -> None:
     for selection in flaw.check:
         if selection.startswith("tests/"):
             assert (ROOT / selection.split("::")[0]).exists()
+
+
+@pytest.mark.parametrize("flaw", FLAWS, ids=lambda flaw: flaw.name)
+def test_a_red_names_a_test_of_the_check_and_its_message(flaw: Flaw) -> None:
+    named = re.search(r"\btest_\w+", flaw.red)
+    assert named is not None
+    assert " - " in flaw.red
+    files = [ROOT / word.split("::")[0] for word in flaw.check if word.startswith("tests/")]
+    assert any(f"def {named[0]}" in file.read_text() for file in files)
 
 
 def test_names_are_unique_and_words() -> None:
@@ -75,8 +89,14 @@ class TestOnACopy:
         return Copy(tmp_path)
 
     @staticmethod
-    def tried(copy: Copy, old: str, new: str, check: str = "test_two.py") -> str:
-        flaw = Flaw("flaw", "", "", "two.py", old, new, (check,))
+    def tried(
+        copy: Copy,
+        old: str,
+        new: str,
+        check: str = "test_two.py",
+        red: str = r"test_two.py::test_two - assert 3 == 2",
+    ) -> str:
+        flaw = Flaw("flaw", "", "", "two.py", old, new, (check,), red)
         before = (copy.root / "two.py").read_text()
         (what,) = controls.tried(copy, [flaw]).values()
         assert (copy.root / "two.py").read_text() == before
@@ -84,6 +104,28 @@ class TestOnACopy:
 
     def test_a_flaw_that_turns_its_check_red_is_seen(self, copy: Copy) -> None:
         assert self.tried(copy, "return 2", "return 3") == "seen"
+
+    def test_one_that_lets_nothing_work_at_all_is_not(self, copy: Copy) -> None:
+        said = self.tried(copy, "return 2", "raise OSError('the disk is gone')")
+        assert said.startswith("RED FOR ANOTHER CAUSE: test_two.py::test_two - OSError: the disk")
+
+    def test_a_long_message_is_not_cut(self, copy: Copy) -> None:
+        red = r"OSError: (long ){60}word"
+        assert (
+            self.tried(copy, "return 2", "raise OSError('long ' * 60 + 'word')", red=red) == "seen"
+        )
+
+    def test_a_check_that_never_ends_has_seen_nothing(
+        self, copy: Copy, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def patient(copy: Copy, flaw: Flaw) -> str:
+            with monkeypatch.context() as patch:
+                patch.setattr(copies, "TEST_SECONDS_MAX", 0.01)
+                return controls.seen(copy, flaw)
+
+        flaw = Flaw("flaw", "", "", "two.py", "return 2", "return 3", ("test_two.py",), "3 == 2")
+        assert patient(copy, flaw) == "NEVER ENDED"
+        assert patient(copy, replace(flaw, red=NEVER_ENDED)) == "seen"
 
     def test_one_that_does_not_is_said(self, copy: Copy) -> None:
         assert self.tried(copy, "return 2", "return 2  ") == "NOT SEEN"
@@ -99,3 +141,11 @@ class TestOnACopy:
 
     def test_a_place_that_is_gone_is_said(self, copy: Copy) -> None:
         assert self.tried(copy, "return 4", "return 3").startswith("not planted")
+
+
+def test_flaws_of_the_product_are_planted_and_seen(capsys: pytest.CaptureFixture[str]) -> None:
+    """The whole way, for those whose checks take a second."""
+    assert controls.main(["--jobs", "1", *QUICK]) == 0
+    said = capsys.readouterr().out
+    assert all(re.search(rf"^seen +{name}$", said, re.MULTILINE) for name in QUICK)
+    assert f"{len(QUICK)} of {len(QUICK)} flaws were seen" in said
