@@ -1,8 +1,9 @@
-"""What is asked of a TCP connection before it is a request: uvicorn's protocols with two bounds.
+"""What is asked of a TCP connection before it is a request: uvicorn's protocols with more bounds.
 
 An address may have so many connections at once, and a request, head and body, must arrive within a
 time: otherwise a client that says nothing, or a byte now and then, would hold a connection for as
-long as it likes (uvicorn bounds only the pause between requests). Proxies that are trusted speak
+long as it likes (uvicorn bounds only the pause between requests). A WebSocket message in fragments
+takes the memory of its bytes, and pings take none. Proxies that are trusted speak
 for many clients and may have as many connections as they need.
 
 What is inside an accepted WebSocket is bounded by `app.session_limits`.
@@ -15,6 +16,7 @@ from typing import Final
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+from websockets.frames import Frame
 
 from ..events.limits import CONNECTIONS_PER_ADDRESS_MAX, REQUEST_SECONDS_MAX
 from .client_address import ClientAddresses, limit_key, parse_address
@@ -100,6 +102,26 @@ def protocols_of(
                 self._deadline = None
 
     class WebSocket(WebSocketsSansIOProtocol):
+        _joined: bytearray
+
+        def handle_cont(self, event: Frame) -> None:
+            """Join a message's fragments as they come. One by one they would take thirty times
+            their size, and empty ones would be bounded by no size of a message."""
+            if self.frames:
+                self._joined = bytearray(self.frames.pop())
+            self._joined += event.data
+            if event.fin:
+                self.frames = [bytes(self._joined)]
+                self._joined = bytearray()
+                self.send_receive_event_to_app()
+
+        def handle_ping(self) -> None:
+            """Answer, unless the peer does not read: then its pings would pile up as pongs. Later
+            pings are answered again (RFC 6455 §5.5.3 asks for the latest alone)."""
+            pongs = self.conn.data_to_send()
+            if self.writable.is_set():
+                self.transport.write(b"".join(pongs))
+
         def connection_lost(self, exc: Exception | None) -> None:
             connections.closed(self.transport)
             super().connection_lost(exc)

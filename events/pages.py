@@ -113,12 +113,14 @@ def without_page(runs: Iterable[Run], page: int) -> Runs:
 
 
 _CHUNK_BITS = 10
-_CHUNK_PAGES = 1 << _CHUNK_BITS
-_CHUNK_MASK = _CHUNK_PAGES - 1
+_CHUNK_MASK = (1 << _CHUNK_BITS) - 1
 
 
 class PageSet:
-    """A set of page numbers, kept as chunks of 1,024 flags; all operations take runs.
+    """A set of page numbers, kept as chunks of 1,024 bits; all operations take runs.
+
+    A chunk is an int, 164 bytes of memory however few pages it holds: what a peer names by a few
+    bytes on the wire must not take a thousand here.
 
     >>> s = PageSet(); s.add([(1, 3), (2000, 2000)]); len(s)
     4
@@ -129,50 +131,43 @@ class PageSet:
     __slots__ = ("_chunks", "_count")
 
     def __init__(self) -> None:
-        self._chunks: dict[int, bytearray] = {}
+        self._chunks: dict[int, int] = {}
         self._count = 0
 
     def __len__(self) -> int:
         return self._count
 
     def __contains__(self, page: int) -> bool:
-        chunk = self._chunks.get(page >> _CHUNK_BITS)
-        return chunk is not None and chunk[page & _CHUNK_MASK] == 1
+        return bool((self._chunks.get(page >> _CHUNK_BITS, 0) >> (page & _CHUNK_MASK)) & 1)
 
     @staticmethod
-    def _pieces(runs: Iterable[Run]) -> Iterator[tuple[int, int, int]]:
+    def _pieces(runs: Iterable[Run]) -> Iterator[tuple[int, int]]:
+        """Which chunks `runs` touch, and which bits of each."""
         for first, last in runs:
             at = first
             while at <= last:
                 end = min(last, at | _CHUNK_MASK)
-                yield at >> _CHUNK_BITS, at & _CHUNK_MASK, (end & _CHUNK_MASK) + 1
+                yield at >> _CHUNK_BITS, ((1 << (end - at + 1)) - 1) << (at & _CHUNK_MASK)
                 at = end + 1
 
     def add(self, runs: Iterable[Run]) -> None:
-        for key, low, high in self._pieces(runs):
-            chunk = self._chunks.get(key)
-            if chunk is None:
-                chunk = self._chunks[key] = bytearray(_CHUNK_PAGES)
-            self._count += chunk.count(0, low, high)
-            chunk[low:high] = b"\x01" * (high - low)
+        for key, bits in self._pieces(runs):
+            chunk = self._chunks.get(key, 0)
+            self._count += (bits & ~chunk).bit_count()
+            self._chunks[key] = chunk | bits
 
     def discard(self, runs: Iterable[Run]) -> None:
-        for key, low, high in self._pieces(runs):
-            chunk = self._chunks.get(key)
-            if chunk is None:
-                continue
-            self._count -= chunk.count(1, low, high)
-            chunk[low:high] = bytes(high - low)
-            if 1 not in chunk:
-                del self._chunks[key]
+        for key, bits in self._pieces(runs):
+            chunk = self._chunks.get(key, 0)
+            self._count -= (chunk & bits).bit_count()
+            if chunk & ~bits:
+                self._chunks[key] = chunk & ~bits
+            else:
+                self._chunks.pop(key, None)
 
     def covers(self, runs: Iterable[Run]) -> bool:
         """Whether every page of `runs` is in the set."""
-        for key, low, high in self._pieces(runs):
-            chunk = self._chunks.get(key)
-            if chunk is None or chunk.count(1, low, high) != high - low:
-                return False
-        return True
+        return all(not bits & ~self._chunks.get(key, 0) for key, bits in self._pieces(runs))
 
     def take(self, runs: Iterable[Run]) -> bool:
         """Remove `runs` if all of it is present; otherwise change nothing and return False."""
@@ -185,14 +180,16 @@ class PageSet:
     def runs(self) -> Runs:
         found: list[Run] = []
         for key in sorted(self._chunks):
-            chunk, base = self._chunks[key], key << _CHUNK_BITS
-            low = chunk.find(1)
-            while low >= 0:
-                high = chunk.find(0, low)
-                high = _CHUNK_PAGES if high < 0 else high
-                if found and found[-1][1] == base + low - 1:
-                    found[-1] = (found[-1][0], base + high - 1)
+            chunk, at = self._chunks[key], key << _CHUNK_BITS
+            while chunk:
+                gap = (chunk & -chunk).bit_length() - 1
+                chunk >>= gap
+                length = (~chunk & (chunk + 1)).bit_length() - 1
+                chunk >>= length
+                at += gap
+                if found and found[-1][1] == at - 1:
+                    found[-1] = (found[-1][0], at + length - 1)
                 else:
-                    found.append((base + low, base + high - 1))
-                low = chunk.find(1, high)
+                    found.append((at, at + length - 1))
+                at += length
         return tuple(found)

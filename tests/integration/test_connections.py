@@ -1,9 +1,12 @@
 """Connections that ask for nothing, or never end asking."""
 
 import asyncio
+import socket
+import tracemalloc
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+import pytest
 import uvicorn
 
 from edgereplica.app.client_address import ClientAddresses, parse_networks
@@ -11,14 +14,20 @@ from edgereplica.app.connections import Connections, protocols_of
 from edgereplica.app.serve import listen
 
 HEAD = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n"
+HANDSHAKE = (
+    b"GET / HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+    b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
+)
+PONGS_UNREAD_MAX = 512 * 1024
+"""What of pongs the kernel did not take: up to asyncio's mark, and behind one read of pings."""
 
 
 async def app(scope: Any, receive: Any, send: Any) -> None:
     if scope["type"] == "websocket":
         await receive()
         await send({"type": "websocket.accept"})
-        while (await receive())["type"] != "websocket.disconnect":
-            pass
+        while (event := await receive())["type"] != "websocket.disconnect":
+            await send({"type": "websocket.send", "bytes": event["bytes"]})
         return
     while (await receive()).get("more_body"):
         pass
@@ -89,11 +98,7 @@ def test_a_long_session_is_not_cut() -> None:
     async def check(port: int) -> None:
         reader, writer = await talk(port, HEAD, b"\r\nabcde")
         assert (await reader.readuntil(b"ok")).startswith(b"HTTP/1.1 200")
-        handshake = (
-            b"GET / HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
-            b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
-        )
-        socket_reader, socket_writer = await talk(port, handshake)
+        socket_reader, socket_writer = await talk(port, HANDSHAKE)
         assert b"101" in await socket_reader.readline()
         for _ in range(3):  # each of these connections takes its deadline to be cut
             other, closing = await talk(port)
@@ -137,3 +142,83 @@ def test_a_trusted_proxy_may_have_as_many_as_it_needs() -> None:
             writer.close()
 
     serving(check, Connections(3, trusted), 30)
+
+
+def framed(head: int, data: bytes) -> bytes:
+    """A short frame of a client (RFC 6455 §5.2), under a mask of zeros."""
+    return bytes([head, 0x80 | len(data)]) + bytes(4) + data
+
+
+async def unframed(reader: asyncio.StreamReader) -> tuple[int, bytes]:
+    """The first byte and the payload of a short frame of the server."""
+    head, length = await reader.readexactly(2)
+    return head, await reader.readexactly(length)
+
+
+@pytest.mark.parametrize("piece", [b"", b"ab"], ids=["empty", "tiny"])
+def test_fragments_take_no_more_memory_than_their_bytes(piece: bytes) -> None:
+    """3,000,000 of two bytes took 169 MiB; empty ones could go on for ever."""
+    count = 100_000
+
+    async def check(port: int) -> None:
+        reader, writer = await talk(port, HANDSHAKE)
+        await reader.readuntil(b"\r\n\r\n")
+        fragments = framed(0, piece) * (count // 100)
+        writer.write(framed(0x02, b"first"))
+        tracemalloc.start()
+        try:
+            for _ in range(100):
+                writer.write(fragments)
+                await writer.drain()
+            writer.write(framed(0x89, b"all?"))
+            # A pong comes when everything before the ping is taken in.
+            assert await unframed(reader) == (0x8A, b"all?")
+            held, _ = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+        assert held < 2 * count * len(piece) + 256 * 1024
+        writer.write(framed(0x80, b"last"))
+        head, length = await reader.readexactly(2)
+        if length == 127:
+            length = int.from_bytes(await reader.readexactly(8), "big")
+        assert head == 0x82
+        assert await reader.readexactly(length) == b"first" + count * piece + b"last"
+        # The next message begins anew.
+        writer.write(framed(0x02, b"a") + framed(0x80, b"b") + framed(0x82, b"c"))
+        assert [await unframed(reader) for _ in range(2)] == [(0x82, b"ab"), (0x82, b"c")]
+        writer.close()
+
+    serving(check, Connections(), 30)
+
+
+def test_pings_of_a_peer_that_does_not_read_are_not_piled_up() -> None:
+    connections = Connections()
+
+    async def check(port: int) -> None:
+        small = socket.create_connection(("127.0.0.1", port))
+        small.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 64 * 1024)
+        reader, writer = await asyncio.open_connection(sock=small)
+        writer.write(HANDSHAKE)
+        await reader.readuntil(b"\r\n\r\n")
+        (server_end,) = connections._keys
+        assert isinstance(server_end, asyncio.WriteTransport)
+        writer.transport.pause_reading()
+        pings, most = framed(0x89, bytes(125)) * 1000, 0
+        try:
+            for _ in range(100):
+                writer.write(pings)
+                await until(lambda: not writer.transport.get_write_buffer_size())
+                most = max(most, server_end.get_write_buffer_size())
+            low, high = server_end.get_write_buffer_limits()
+            assert high < most < PONGS_UNREAD_MAX
+            # Once it reads again, it is answered again.
+            writer.transport.resume_reading()
+            while server_end.get_write_buffer_size() > low:
+                assert await unframed(reader) == (0x8A, bytes(125))
+            writer.write(framed(0x89, b"now?"))
+            while await unframed(reader) != (0x8A, b"now?"):
+                pass
+        finally:
+            writer.transport.abort()
+
+    serving(check, connections, 30)

@@ -1,5 +1,6 @@
 """Runs and page sets against plain sets of numbers."""
 
+import tracemalloc
 from itertools import pairwise
 
 import pytest
@@ -9,7 +10,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from tests.strategies import runs
 
 from edgereplica.events.errors import InvalidArgument
-from edgereplica.events.limits import PAGE_NUMBER_MAX
+from edgereplica.events.limits import PAGE_NUMBER_MAX, PAGES_PER_DATABASE_MAX
 from edgereplica.events.pages import (
     PageSet,
     Runs,
@@ -166,3 +167,20 @@ class PageSetAgainstASet(RuleBasedStateMachine):
 
 
 TestPageSet = PageSetAgainstASet.TestCase
+
+
+@pytest.mark.parametrize("step", [1, 1025], ids=["every page", "one page in each chunk"])
+def test_a_page_set_of_a_whole_database_stays_small(step: int) -> None:
+    """Ranges that differ, 121 KB of them, took 65 MiB."""
+    pages = PageSet()
+    tracemalloc.start()
+    try:
+        if step == 1:
+            pages.add([(1, PAGES_PER_DATABASE_MAX)])
+        else:
+            pages.add((n, n) for n in range(1, PAGES_PER_DATABASE_MAX, step))
+        held, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert held < 20 * 1024 * 1024
+
