@@ -72,10 +72,12 @@ bench-login: $(STAMP)
 	$(BIN)/python -m bench.login_timing
 
 # Real faults: SCALE=1 is the full count of every check, SCALE=0 the least; CHECKS names some of them.
+# The figures go to specs/evidence.md, those of less than the full count to another PAGE.
 SCALE ?= 1
 SEED ?= 1
+PAGE ?= specs/evidence.md
 torture: $(STAMP)
-	$(BIN)/python -m proof.torture --scale $(SCALE) --seed $(SEED) $(CHECKS)
+	$(BIN)/python -m proof.torture --scale $(SCALE) --seed $(SEED) --page $(PAGE) $(CHECKS)
 
 # The model-based check, long: STEPS rules over all storages. And the simulation: SEEDS seeds from
 # FIRST on, each played twice.
@@ -83,10 +85,10 @@ STEPS ?= 50000
 SEEDS ?= 100000
 FIRST ?= 0
 prove: $(STAMP)
-	$(BIN)/python -m proof.prove --steps $(STEPS) --seed $(SEED)
+	$(BIN)/python -m proof.prove --steps $(STEPS) --seed $(SEED) --page $(PAGE)
 
 simulate: $(STAMP)
-	$(BIN)/python -m proof.simulate --seeds $(SEEDS) --first $(FIRST)
+	$(BIN)/python -m proof.simulate --seeds $(SEEDS) --first $(FIRST) --page $(PAGE)
 
 # The protocol's Promela model, every state of it, and its planted flaws; needs spin and gcc.
 model-check: $(STAMP)
@@ -94,7 +96,7 @@ model-check: $(STAMP)
 
 # Hostile input to codecs, machines, tokens and the client.
 hostile: $(STAMP)
-	$(BIN)/python -m proof.hostile --scale $(SCALE) --seed $(SEED) $(CHECKS)
+	$(BIN)/python -m proof.hostile --scale $(SCALE) --seed $(SEED) --page $(PAGE) $(CHECKS)
 
 # Every flaw of the list, planted one at a time in a copy, must turn a check red; CHECKS names some.
 prove-controls: $(STAMP)

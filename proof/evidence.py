@@ -3,10 +3,13 @@
     with measured("simulate", seed="1..100000") as evidence:
         evidence.counts["seeds"] = run_them_all()
 
-A check that raises, or whose counts hold a failure, is recorded as failed. Each check has one row,
-under its name; a new run replaces it. Several checks may write at the same time.
+A check that raises, or that sets `passed` to False, is recorded as failed; what the counts say is
+not judged here. Each check has one row, under its name; a new run replaces it, so that a run of
+less than the whole check has to name another page (`require_whole`). Several checks may write at
+the same time.
 """
 
+import argparse
 import fcntl
 import subprocess
 import sys
@@ -25,22 +28,57 @@ _HEAD = """\
 
 The last run of every long check: `make prove`, `make simulate`, `make model-check` and the others
 named here. Written by the checks themselves (`proof/evidence.py`); a commit marked `+` had
-changes in the working tree.
+changes in the working tree, or was left for another, when the check began or while it ran.
 
 | check | result | date (UTC) | commit | seed | counts | seconds |
 |---|---|---|---|---|---|---|
 """
 
 
+def _commit() -> str:
+    """The commit that is checked out, with `+` if product or checks were changed since.
+
+    The evidence page itself does not count: every check of a series changes it.
+    """
+
+    def git(*arguments: str) -> str:
+        return subprocess.run(
+            ["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=True
+        ).stdout.strip()
+
+    try:
+        commit = git("rev-parse", "--short=10", "HEAD")
+        dirty = git("status", "--porcelain", "--untracked-files=no", "--", ".", f":!{_PAGE_PATH}")
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return commit + ("+" if dirty else "")
+
+
+_PAGE_PATH = PAGE.relative_to(ROOT).as_posix()
+
+
 @dataclass
 class Evidence:
-    """One check's figures. `counts` keep their order; `seed` says what makes the run again."""
+    """One check's figures. `counts` keep their order; `seed` says what makes the run again.
+
+    `commit` is the one that is checked, and so the one at which the check began.
+    """
 
     name: str
     seed: str = "-"
     counts: dict[str, int | float | str] = field(default_factory=dict)
     seconds: float = 0.0
     passed: bool = True
+    commit: str = field(default_factory=_commit)
+
+
+def require_whole(parser: argparse.ArgumentParser, page: Path, less: str) -> None:
+    """Refuse, as wrong usage, that the row of a whole check is replaced by that of a smaller run.
+
+    `less` says what makes the run smaller, in words of its command line; empty if nothing does.
+    """
+    if less and page.resolve() == PAGE:
+        parser.error(f"{less} proves less than the page says: name another with --page")
 
 
 @contextmanager
@@ -87,7 +125,7 @@ def _row(evidence: Evidence) -> str:
         evidence.name,
         "passed" if evidence.passed else "**FAILED**",
         datetime.now(UTC).strftime("%Y-%m-%d %H:%M"),
-        _commit(),
+        _checked(evidence.commit),
         evidence.seed,
         _counts(evidence.counts),
         f"{evidence.seconds:.1f}",
@@ -112,23 +150,6 @@ def _rows(text: str) -> dict[str, str]:
     return rows
 
 
-def _commit() -> str:
-    """The commit that was checked, with `+` if product or checks were changed since.
-
-    The evidence page itself does not count: every check of a series changes it.
-    """
-
-    def git(*arguments: str) -> str:
-        return subprocess.run(
-            ["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=True
-        ).stdout.strip()
-
-    try:
-        commit = git("rev-parse", "--short=10", "HEAD")
-        dirty = git("status", "--porcelain", "--untracked-files=no", "--", ".", f":!{_PAGE_PATH}")
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
-    return commit + ("+" if dirty else "")
-
-
-_PAGE_PATH = PAGE.relative_to(ROOT).as_posix()
+def _checked(began: str) -> str:
+    """The commit at which a check began, with `+` if it was not that alone until now."""
+    return began if began == _commit() else began.removesuffix("+") + "+"

@@ -20,7 +20,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from .evidence import PAGE, ROOT, measured
+from .evidence import PAGE, ROOT, measured, require_whole
 from .promela import MAIN, Model, Place, model_texts, read_model
 
 FOLDER = ROOT / "build" / "model-check"
@@ -257,8 +257,7 @@ def main() -> int:
         "--page", type=Path, default=PAGE, help="where the row goes (specs/evidence.md)"
     )
     arguments = parser.parse_args()
-    if arguments.quick and arguments.page == PAGE:
-        parser.error("--quick proves less than the page says: name another with --page")
+    require_whole(parser, arguments.page, "--quick" if arguments.quick else "")
     if missing := missing_tools():
         sys.stderr.write(f"{missing}\n")
         return 1

@@ -7,9 +7,10 @@ it was found; its seed plays the same histories again, and `--shrink` makes of i
 fails, which takes minutes.
 
 examples:
-  python -m proof.prove --steps 50000
-  python -m proof.prove --storage scaled-out --steps 2000 --seed 7 --shrink
-  python -m proof.prove --steps 3000 --page /tmp/x.md       leave specs/evidence.md as it is
+  python -m proof.prove                                     all of it, into specs/evidence.md
+  python -m proof.prove --storage scaled-out --steps 5000   its share of all, likewise
+  python -m proof.prove --steps 3000 --page /tmp/x.md       less, which specs/evidence.md refuses
+  python -m proof.prove --storage scaled-out --steps 2000 --seed 7 --shrink --page /tmp/x.md
 """
 
 import argparse
@@ -28,8 +29,9 @@ from tests.helpers_postgres import postgres_server
 from tests.helpers_s3 import s3_server
 from tests.model.convergence import Convergence, EmbeddedConvergence, ScaledOutConvergence
 
-from .evidence import PAGE, measured
+from .evidence import PAGE, measured, require_whole
 
+STEPS = 50_000
 STEPS_PER_HISTORY = 50
 HISTORIES_MIN, HISTORIES_PER_ROUND = 10, 40
 SEEDS_PER_STORAGE = 100_000
@@ -64,7 +66,7 @@ def prove(storage: str, steps: int, seed: int, *, shrink: bool = False) -> Count
         except Exception as error:
             raise Refuted(
                 f"again: python -m proof.prove --storage {storage} --seed {round_seed} "
-                f"--steps {histories * STEPS_PER_HISTORY} --shrink"
+                f"--steps {histories * STEPS_PER_HISTORY} --shrink --page build/evidence.md"
             ) from error
         round_seed += 1
         _show(storage, machine.happened["steps"], steps, time.monotonic() - began)
@@ -125,7 +127,7 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--steps", type=int, default=50_000, help="in all (50000)")
+    parser.add_argument("--steps", type=int, default=STEPS, help=f"in all ({STEPS})")
     parser.add_argument("--seed", type=int, default=1, help="of the first round (1)")
     parser.add_argument("--storage", choices=list(MACHINES), help="this one alone")
     parser.add_argument("--shrink", action="store_true", help="look for the shortest failure")
@@ -135,6 +137,8 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     chosen = parser.parse_args(arguments)
     if chosen.steps < 1:
         parser.error("--steps is 1 or more")
+    whole = STEPS * PERCENT.get(chosen.storage, 100) // 100
+    require_whole(parser, chosen.page, f"--steps {chosen.steps}" if chosen.steps < whole else "")
     return chosen
 
 

@@ -32,7 +32,7 @@ from pathlib import Path
 from random import Random
 from typing import IO, Any, NoReturn, TypeVar
 
-from .evidence import PAGE, ROOT, measured
+from .evidence import PAGE, ROOT, measured, require_whole
 
 Item = TypeVar("Item")
 Counts = Counter[str]
@@ -327,9 +327,10 @@ def _parser(suite: str, checks: Checks, about: str) -> argparse.ArgumentParser:
     some = list(checks)[:2]
     lines = {
         f"make {suite}": "everything, at the full count",
-        f'make {suite} CHECKS="{" ".join(some)}" SCALE=0.1': "two checks, at a tenth",
-        f"python -m proof.{suite} --scale 0 {some[0]}": "the least that the check can do",
-        f"python -m proof.{suite} --seed 7 --page /tmp/evidence.md": "other dice",
+        f'make {suite} CHECKS="{" ".join(some)}"': "two checks",
+        f"make {suite} SCALE=0.1 PAGE=build/evidence.md": "everything, at a tenth",
+        f"python -m proof.{suite} --scale 0 --page /tmp/x.md {some[0]}": "the least there is",
+        f"python -m proof.{suite} --seed 7 --page /tmp/x.md": "other dice",
     }
     examples = "\n".join(f"  {line:{max(map(len, lines))}}  {says}" for line, says in lines.items())
     parser = argparse.ArgumentParser(
@@ -353,7 +354,7 @@ Exit codes: 0 all passed, 1 some failed, 2 wrong usage, 130 interrupted.
     parser.add_argument("--seed", type=int, default=1, help="of all dice (default 1)")
     parser.add_argument(
         "--page", type=Path, default=PAGE,
-        help=f"where the rows go (default {PAGE.relative_to(ROOT)})",
+        help=f"where the rows go (default {PAGE.relative_to(ROOT)}, for full counts alone)",
     )  # fmt: skip
     parser.add_argument("checks", nargs="*", metavar="CHECK", help="which of them (default all)")
     return parser
@@ -379,6 +380,7 @@ def main(suite: str, checks: Checks, about: str, arguments: Sequence[str] | None
         parser.error(str(error))
     if not 0 <= chosen.scale <= 100:
         parser.error("--scale is 0 to 100")
+    require_whole(parser, chosen.page, f"--scale {chosen.scale:g}" if chosen.scale < 1 else "")
     signal.signal(signal.SIGTERM, _interrupt)
     failed = []
     try:

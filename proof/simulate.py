@@ -5,9 +5,9 @@ disks, and everything that befalls them. A seed that violates anything, or whose
 printed, and played once more with a recording of every session.
 
 examples:
-  python -m proof.simulate --seeds 100000
-  python -m proof.simulate --first 4711 --seeds 1           one seed again
-  python -m proof.simulate --seeds 5000 --page /tmp/x.md    leave specs/evidence.md as it is
+  python -m proof.simulate                                         all, into specs/evidence.md
+  python -m proof.simulate --seeds 5000 --page /tmp/x.md           fewer, which that page refuses
+  python -m proof.simulate --first 4711 --seeds 1 --page /tmp/x.md one seed again
 """
 
 import argparse
@@ -23,10 +23,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from .evidence import PAGE, ROOT, measured
+from .evidence import PAGE, ROOT, measured, require_whole
 from .sim.scenario import Result, run
 from .sim.world import DONE, INJECTED
 
+SEEDS = 100_000
 CHUNK = 100
 FAILURES_SHOWN_MAX = 10
 SHOW_SECONDS = 10.0
@@ -103,7 +104,8 @@ def record_failure(seed: int, folder: Path = RECORDINGS) -> str:
     where = shlex.quote(str(at))
     return (
         f"  recorded   {said.strip().splitlines()[-1]}\n"
-        f"  again      python -m proof.simulate --first {seed} --seeds 1\n"
+        f"  again      python -m proof.simulate --first {seed} --seeds 1 "
+        "--page build/evidence.md\n"
         f"  traceback  {where}/failure.txt\n"
         f"  frames     {where}/trace.txt\n"
         f"  sessions   {sessions}; to run them again:\n"
@@ -167,7 +169,7 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--seeds", type=int, default=100_000, help="how many (100000)")
+    parser.add_argument("--seeds", type=int, default=SEEDS, help=f"how many ({SEEDS})")
     parser.add_argument("--first", type=int, default=0, help="the first of them (0)")
     parser.add_argument("--processes", type=int, default=2, help="that share the work (2)")
     parser.add_argument(
@@ -184,6 +186,7 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     chosen = parser.parse_args(arguments)
     if min(chosen.seeds, chosen.processes, chosen.real_every) < 1:
         parser.error("--seeds, --processes and --real-every are 1 or more")
+    require_whole(parser, chosen.page, f"--seeds {chosen.seeds}" if chosen.seeds < SEEDS else "")
     return chosen
 
 

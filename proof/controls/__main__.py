@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from proof.evidence import PAGE, measured
+from proof.evidence import PAGE, measured, require_whole
 
 from .copies import Copy, NotPlanted, copied
 from .flaw import Flaw
@@ -141,7 +141,10 @@ def main(words: Sequence[str] | None = None) -> int:
         for flaw in flaws:
             sys.stdout.write(f"{flaw.name:28}{flaw.item or '-':24}{flaw.says}\n")
         return 0
-    page = arguments.page or (PAGE if len(flaws) == len(FLAWS) else None)
+    all_of_them = len(flaws) == len(FLAWS)
+    page = arguments.page or (PAGE if all_of_them else None)
+    if page is not None:
+        require_whole(parser, page, "" if all_of_them else "a part of the flaws")
     wrong = run(flaws, arguments.jobs, page)
     sys.stdout.write(f"{len(flaws) - len(wrong)} of {len(flaws)} flaws were seen\n")
     for name, what in wrong.items():
