@@ -1,5 +1,7 @@
 """What every transport shares: a queue of received frames bounded in bytes, and its ending.
 
+An object in memory for each frame counts too: empty frames would else fill it without end.
+
 The producer asks `full` (or awaits `wait_room`) and stops reading from its socket; the consumer
 takes frames in order. `end` is what `receive` raises once the frames that came before are taken;
 `interrupt` overtakes them.
@@ -7,9 +9,18 @@ takes frames in order. `end` is what `receive` raises once the frames that came 
 
 import asyncio
 from collections import deque
+from typing import Final
 
 from ..events.errors import EdgeReplicaError, NetworkError
 from ..events.limits import INBOUND_BYTES_MAX
+
+_OBJECT_BYTES: Final = 48
+"""What Python needs for a frame, and the queue for its place. A v1 pull's whole announcement still
+fits (`V1_ANNOUNCED_PAGES_MAX`)."""
+
+
+def _cost(frame: bytes) -> int:
+    return len(frame) + _OBJECT_BYTES
 
 
 class FrameQueue:
@@ -39,7 +50,7 @@ class FrameQueue:
         if self._ended:
             return
         self._frames.append(frame)
-        self._bytes += len(frame)
+        self._bytes += _cost(frame)
         if self.full:
             self._room.clear()
         self._arrived.set()
@@ -76,12 +87,12 @@ class FrameQueue:
 
     def push_back(self, frame: bytes) -> None:
         self._frames.appendleft(frame)
-        self._bytes += len(frame)
+        self._bytes += _cost(frame)
 
     def _take(self) -> bytes:
         frame = self._frames.popleft()
         assert isinstance(frame, bytes)
-        self._bytes -= len(frame)
+        self._bytes -= _cost(frame)
         if not self.full:
             self._room.set()
         return frame

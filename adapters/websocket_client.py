@@ -41,7 +41,8 @@ class WebSocketTransport(picows.WSListener):
         self._writable = asyncio.Event()
         self._writable.set()
         self._ws: picows.WSTransport | None = None
-        self._partial: list[bytes] = []
+        self._partial: bytearray | None = None
+        """The fragments so far of a message that is not whole (RFC 6455 §5.4)."""
         self._reading_paused = False
         self._gone = asyncio.Event()
         self.bytes_sent = 0
@@ -75,16 +76,16 @@ class WebSocketTransport(picows.WSListener):
         self.bytes_received += len(payload)
         if self.first_byte is None and payload:
             self.first_byte = payload[0]
-        if not frame.fin or self._partial:
-            self._partial.append(payload)
-            if sum(map(len, self._partial)) > FRAME_BYTES_MAX:
+        if not frame.fin or self._partial is not None:
+            self._partial = bytearray() if self._partial is None else self._partial
+            self._partial += payload
+            if len(self._partial) > FRAME_BYTES_MAX:
                 self._inbox.end(FrameUndecodable("a fragmented message over the frame limit"))
                 transport.disconnect()
                 return
             if not frame.fin:
                 return
-            payload = b"".join(self._partial)
-            self._partial = []
+            payload, self._partial = bytes(self._partial), None
         self._inbox.put(payload)
         if self._inbox.full and not self._reading_paused:
             self._reading_paused = True

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 
 from ..adapters.hashing import hash_pages, root_of
 from ..adapters.local_snapshot import LocalSnapshot
-from ..events.errors import EdgeReplicaError
+from ..events.errors import EdgeReplicaError, ProtocolViolation
 from ..events.limits import (
     ANNOUNCED_WINDOWS_MAX,
     DIGEST_BYTES,
@@ -188,6 +188,9 @@ class DrillDown:
         self.differing: Runs = ()
 
     def next_round(self, runs: Runs | None) -> HashRanges:
+        page_count = self._content.page_count
+        if runs and runs[-1][1] > page_count:
+            raise ProtocolViolation(f"page {runs[-1][1]} of a file of {page_count} pages differs")
         self.differing = self._content.everything if runs is None else runs
         step = next(self._steps, None)
         if step is None or count_pages(self.differing) > step * RANGES_PER_FRAME_MAX:

@@ -21,26 +21,37 @@ from ..adapters.sidecar import Sidecar, SidecarHeader
 from ..events.limits import CLOCK_TICK_SECONDS, DIGEST_BYTES, SETTLE_ATTEMPTS_MAX
 from ..events.pages import Runs, pages_of, runs_of
 from .local_content import LocalContent, StaleSidecar
+from .page_entries import PageEntries
 
 
 class Fingerprints:
-    """The local pages' fingerprints under one secret seed, filled as pages pass by."""
+    """The local pages' fingerprints under one secret seed, filled as pages pass by.
 
-    def __init__(self, page_size: int, page_count: int, seed: int | None = None) -> None:
+    They begin with those in `joined`, and grow with the pages that are noted.
+    """
+
+    def __init__(
+        self, page_size: int, joined: bytearray | None = None, seed: int | None = None
+    ) -> None:
         self.seed = secrets.randbits(64) if seed is None else seed
         self._page_size = page_size
-        self.joined = bytearray(page_count * FINGERPRINT_BYTES)
+        self._entries = PageEntries(FINGERPRINT_BYTES, joined)
+
+    @property
+    def joined(self) -> bytearray:
+        return self._entries.joined
 
     def note(self, first: int, data: memoryview) -> None:
         """`data` are the pages from `first` on."""
-        prints = fingerprints(data, self._page_size, self.seed, first)
-        at = (first - 1) * FINGERPRINT_BYTES
-        self.joined[at : at + len(prints)] = prints
+        self._entries.put(first, fingerprints(data, self._page_size, self.seed, first))
 
-    def resize(self, page_count: int) -> None:
-        length = page_count * FINGERPRINT_BYTES
-        del self.joined[length:]
-        self.joined.extend(bytes(length - len(self.joined)))
+    def cut(self, page_count: int) -> None:
+        """Forget the pages behind `page_count`."""
+        self._entries.cut(page_count)
+
+    def settle(self, page_count: int) -> None:
+        """All `page_count` pages have been noted."""
+        self._entries.settle(page_count)
 
 
 class LocalPlan(msgspec.Struct, eq=False):
@@ -95,8 +106,7 @@ class LocalPlan(msgspec.Struct, eq=False):
         sidecar = Sidecar.load(self.path)
         if sidecar is None or sidecar.header != self.base:
             raise StaleSidecar(f"the sidecar of {self.path} is damaged")
-        self.prints = Fingerprints(self.page_size, 0, sidecar.header.seed)
-        self.prints.joined = sidecar.fingerprints
+        self.prints = Fingerprints(self.page_size, sidecar.fingerprints, sidecar.header.seed)
         return sidecar.hashes
 
     def is_of_another_database(self, database: str) -> bool:
@@ -171,7 +181,8 @@ def _read_plan(
 ) -> LocalPlan:
     sidecar = Sidecar.load(path) if header is not None else None
     if sidecar is None or sidecar.header.page_size != snapshot.page_size:
-        prints = Fingerprints(snapshot.page_size, snapshot.page_count)
+        none_yet = bytearray(snapshot.page_count * FINGERPRINT_BYTES)
+        prints = Fingerprints(snapshot.page_size, none_yet)
         content = LocalContent(
             snapshot, snapshot.page_size, snapshot.page_count, on_pages=prints.note
         )
@@ -179,8 +190,7 @@ def _read_plan(
         return LocalPlan(path, True, base, content, snapshot.state, prints, True, snapshot)
     changes = find_changes(snapshot, sidecar, read_everything=checksum)
     runs = _with_page_one(snapshot, changes) if changes.differ else ()
-    prints = Fingerprints(snapshot.page_size, 0, sidecar.header.seed)
-    prints.joined = changes.fingerprints
+    prints = Fingerprints(snapshot.page_size, changes.fingerprints, sidecar.header.seed)
     content = LocalContent(
         snapshot,
         snapshot.page_size,

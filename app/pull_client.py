@@ -2,7 +2,8 @@
 
 Pages of a new file go straight to their place in a temporary file beside it; pages for an existing
 file are spooled (in memory while they are few). Nothing that others see changes before
-`ApplyVersion` has found the root right.
+`ApplyVersion` has found the root right. What the server says of a version's size takes no room:
+that is made for pages that come (`PageEntries`).
 """
 
 import tempfile
@@ -17,7 +18,7 @@ from ..adapters.local_errors import local_errors
 from ..adapters.local_fresh import FreshFile
 from ..adapters.local_state import FileState
 from ..adapters.ports import Buffer
-from ..events.errors import EdgeReplicaError, RootMismatch
+from ..events.errors import EdgeReplicaError, ProtocolViolation, RootMismatch
 from ..events.limits import DIGEST_BYTES, PULLED_BYTES_IN_MEMORY_MAX, V1_ANNOUNCED_PAGES_MAX
 from ..events.messages import HelloReply
 from ..events.pages import count_pages, lock_byte_page
@@ -34,6 +35,7 @@ from ..fsm.effects import DrillDown as DrillDownEffect
 from .compression import decode
 from .driver import Handler
 from .local_content import DrillDown, LocalContent, PageHook
+from .page_entries import PageEntries
 
 
 class Spool:
@@ -119,7 +121,7 @@ class PullClientEnd:
         self._windows: Iterator[WindowHashed] | None = None
         self._fresh: FreshFile | None = None
         self._spool: Spool | None = None
-        self.digests = bytearray()
+        self._digests = PageEntries(DIGEST_BYTES)
         self.pages_received = 0
         self.pages_differing = 0
         self.applied: FileState | None = None
@@ -133,6 +135,10 @@ class PullClientEnd:
             StorePages: self.store,
             ApplyVersion: self.apply,
         }
+
+    @property
+    def digests(self) -> bytearray:
+        return self._digests.joined
 
     @property
     def replaced_whole(self) -> bool:
@@ -175,18 +181,16 @@ class PullClientEnd:
         refusal = None if self._dry_run else self._refusal(reply)
         if refusal is not None:
             raise refusal
-        length = reply.page_count * DIGEST_BYTES
         if content is None or not self._can_keep(content, reply):
-            self.digests = bytearray(length)
             self._fresh = FreshFile(self._path, reply.page_size, reply.page_count)
             return ReplicaPrepared("nothing")
         announcement = self._announcement(content, reply)
         if announcement == "nothing":
-            self.digests = content.take_digests()
-            del self.digests[length:]
+            held = content.take_digests()
         else:
-            self.digests = content.digests[:length]
-        self.digests.extend(bytes(length - len(self.digests)))
+            held = content.digests[: reply.page_count * DIGEST_BYTES]
+        self._digests = PageEntries(DIGEST_BYTES, held)
+        self._digests.cut(reply.page_count)
         self._spool = Spool(self._path.parent)
         return ReplicaPrepared(announcement)
 
@@ -238,13 +242,14 @@ class PullClientEnd:
     async def store(self, effect: StorePages) -> PagesStored:
         assert self._reply is not None
         size, pages = self._reply.page_size, count_pages(effect.runs)
+        if self.pages_received + pages > self.page_count:
+            raise ProtocolViolation(f"more pages than the {self.page_count} of the version")
         data = memoryview(decode(effect.codec, effect.data, pages * size))
         at = 0
         for first, last in effect.runs:
             piece = data[at : at + (last - first + 1) * size]
             at += len(piece)
-            digests = hash_pages(piece, size, first)
-            self.digests[(first - 1) * DIGEST_BYTES : last * DIGEST_BYTES] = digests
+            self._digests.put(first, hash_pages(piece, size, first))
             self._write(first, piece)
             self._on_pages(first, piece)
         self.pages_received += pages
@@ -260,12 +265,13 @@ class PullClientEnd:
 
     async def apply(self, effect: ApplyVersion) -> VersionApplied:
         assert self._reply is not None
+        self._digests.settle(self.page_count)
+        self._check_complete()
         for announced in (self._reply.root, effect.root):
             if announced is not None and announced != root_of(self.digests):
                 raise RootMismatch(
                     "the pulled pages do not have the version's root; nothing was installed"
                 )
-        self._check_complete()
         self._before_install()
         if self._fresh is not None:
             if self._planned_state is not None:
@@ -293,7 +299,7 @@ class PullClientEnd:
         require_unchanged(self._path, self._planned_state)
 
     def _check_complete(self) -> None:
-        """Wire v1 announces no root, so look for pages that neither came nor were held."""
+        """Look for pages that neither came nor were held: wire v1 announces no root."""
         assert self._reply is not None
         lock_page = lock_byte_page(self._reply.page_size)
         at = self.digests.find(NO_DIGEST)

@@ -195,9 +195,9 @@ class _Pull:
         """The fingerprints that the pull brings up to date: the file's, or none for a new file."""
         assert self.end is not None
         if self.end.replaced_whole:
-            return Fingerprints(self.end.page_size, self.end.page_count)
+            return Fingerprints(self.end.page_size)
         prints = self.plan.load_prints()
-        prints.resize(self.end.page_count)
+        prints.cut(self.end.page_count)
         return prints
 
     def _tell(self) -> None:
@@ -277,6 +277,7 @@ class _Pull:
         if self.prints is None:
             self.prints = self._prints_to_be()
         reply = self.end.reply
+        self.prints.settle(reply.page_count)
         save_sidecar(
             path,
             server=self.options.server,

@@ -1,6 +1,7 @@
 """One attempt to push: plan, run the machine, remember what was synced."""
 
 import time
+from operator import index
 from pathlib import Path
 from typing import Literal
 
@@ -47,13 +48,15 @@ async def push_once(
         return await _Push(plan, options, wire_version, dry_run).run(force, message, started)
 
 
-def untrusted_runs(value: object) -> Runs:
-    """Runs out of an error's details, or none if they are not runs."""
+def runs_within(untrusted: object, page_count: int) -> Runs:
+    """Runs out of an error's details, as far as a file of `page_count` pages has them; or none if
+    they are not runs."""
     try:
-        pairs = value if isinstance(value, list | tuple) else ()
-        return check_runs((int(first), int(last)) for first, last in pairs)
+        pairs = untrusted if isinstance(untrusted, list | tuple) else ()
+        runs = check_runs((index(first), index(last)) for first, last in pairs)
     except (TypeError, ValueError, InvalidArgument):
         return ()
+    return tuple((first, min(last, page_count)) for first, last in runs if first <= page_count)
 
 
 class _Push:
@@ -141,7 +144,8 @@ class _Push:
         details = dict(conflict.details)
         words = [conflict.message]
         if self.content.changed is not None:
-            mine, theirs = self.content.changed, untrusted_runs(details.pop("changed_runs", ()))
+            mine = self.content.changed
+            theirs = runs_within(details.pop("changed_runs", ()), self.plan.page_count)
             details["local_pages_changed"] = count_pages(mine)
             words.append(
                 f"{details.get('pages_changed', '?')} pages differ there since the base, "

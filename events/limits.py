@@ -96,6 +96,8 @@ SEGMENT_READ_GAP_BYTES_MAX: Final = 64 * 1024
 SEGMENT_READS_IN_FLIGHT_MAX: Final = 4
 READ_PLAN_PAGES_MAX: Final = 262_144
 """Pages put in storage order together; a longer pull is planned piece by piece."""
+PAGES_AHEAD_MAX: Final = READ_PLAN_PAGES_MAX
+"""Pages of a pull for which the client makes room before those that precede them have come."""
 PAGE_ORDER_WINDOW_BYTES: Final = 16 * 1024 * 1024
 """What is held in memory to hand out pages in page order."""
 SEGMENTS_RESUMED_MAX: Final = 4096

@@ -11,6 +11,9 @@ from edgereplica.events.errors import (
     ServerShuttingDown,
     TextFrameReceived,
 )
+from edgereplica.events.limits import V1_ANNOUNCED_PAGES_MAX
+from edgereplica.events.messages import PageHashes
+from edgereplica.events.wire_v1 import WireV1
 
 
 def test_frames_come_in_order_and_waiting_works() -> None:
@@ -31,7 +34,7 @@ def test_frames_come_in_order_and_waiting_works() -> None:
 
 def test_room_is_counted_in_bytes() -> None:
     async def scenario() -> None:
-        queue = FrameQueue(bytes_max=10)
+        queue = FrameQueue(bytes_max=100)
         queue.put(b"x" * 9)
         assert not queue.full
         await asyncio.wait_for(queue.wait_room(), 5)
@@ -49,6 +52,25 @@ def test_room_is_counted_in_bytes() -> None:
         assert not queue.full
 
     asyncio.run(scenario())
+
+
+def test_empty_frames_fill_it_too() -> None:
+    """They once did not, and a peer that sent nothing else could fill the memory with them."""
+    queue = FrameQueue(bytes_max=10_000)
+    for _ in range(10_000):
+        if queue.full:
+            break
+        queue.put(b"")
+    assert queue.full
+
+
+def test_what_a_v1_pull_announces_fits() -> None:
+    """Each of the two ends would else wait for the other to read."""
+    (frame,) = WireV1().encode(PageHashes(((V1_ANNOUNCED_PAGES_MAX, bytes(32)),)))
+    queue = FrameQueue()
+    for _ in range(V1_ANNOUNCED_PAGES_MAX):
+        queue.put(frame)
+    assert not queue.full
 
 
 def test_the_end_comes_after_what_arrived_and_stays() -> None:

@@ -112,3 +112,29 @@ def test_a_connection_whose_peer_does_not_read_is_closed_all_the_same() -> None:
             ended.set()
 
     asyncio.run(scenario())
+
+
+def test_a_message_in_many_fragments_is_put_together() -> None:
+    """Empty ones among them: each once stayed in memory, and made the next one dearer."""
+    first, more, last = b"\x02", b"\x00", b"\x80"  # RFC 6455 §5.2: binary, continuation, the end
+    empty = 50_000
+
+    async def scenario() -> bytes:
+        async def dribble(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await _greet(reader, writer)
+            writer.write(first + b"\x00" + (more + b"\x00") * empty)
+            writer.write((more + b"\x01x") * 3 + last + b"\x01y" + b"\x82\x01z")
+            await writer.drain()
+            await reader.read()
+            writer.close()
+
+        server = await asyncio.start_server(dribble, "127.0.0.1", 0)
+        async with server:
+            port = server.sockets[0].getsockname()[1]
+            transport = await connect(f"ws://127.0.0.1:{port}/sync", "token")
+            async with asyncio.timeout(SECONDS_MAX):
+                whole = await transport.receive() + b"," + await transport.receive()
+            await transport.close(1000, "")
+            return whole
+
+    assert asyncio.run(scenario()) == b"xxxy,z"
