@@ -2,9 +2,10 @@
 
 /* --- the server's end of a push -------------------------------------------------------------- */
 
-/* The version that hello builds on: the base it names, or the newest with the root it names. */
+/* The version that hello builds on: the base it names, if there is such a version, or the newest
+   with the root it names. */
 inline find_base() {
-    known = base;
+    known = (base > head -> NIL : base);
     if
     :: base == NIL && root != NIL ->
         at = head;
@@ -36,16 +37,16 @@ inline open_push() {
     if
     :: root == opened_root ->
         out!hello_reply(opened, opened_root, known != NIL);
-        MOVE(server_push, opening, push_opened, in_sync)
+        MOVE(server_push, opening, push_opened, in_sync) /* 1 [roots_equal] / greet_and_close */
     :: root != opened_root && conflict && base == NIL ->
         out!hello_reply(opened, opened_root, false);
-        MOVE(server_push, opening, push_opened, undecided)
+        MOVE(server_push, opening, push_opened, undecided) /* 2 [conflicts_without_base] / greet */
     :: root != opened_root && conflict && base != NIL ->
         out!error(0, 0, 0);
-        MOVE(server_push, opening, push_opened, refused)
+        MOVE(server_push, opening, push_opened, refused) /* 3 [conflicts] / refuse_conflict */
     :: root != opened_root && !conflict ->
         out!hello_reply(opened, opened_root, known != NIL);
-        MOVE(server_push, opening, push_opened, receiving)
+        MOVE(server_push, opening, push_opened, receiving) /* 4 / greet */
     fi;
     conflict = false;
     root = 0
@@ -54,17 +55,20 @@ inline open_push() {
 inline hear_push() {
     if
     :: frame == range_hashes && state == receiving ->
-        MOVE(server_push, receiving, range_hashes, receiving);
+        MOVE(server_push, receiving, range_hashes, receiving); /* / compare_ranges */
+#ifdef ASK_UNASKED
+        SAY(request_pages, BOTH, 0, 0);
+#endif
         SAY(ranges_differ, BOTH, 0, 0);
-        MOVE(server_push, receiving, ranges_compared, receiving)
+        MOVE(server_push, receiving, ranges_compared, receiving) /* / name_differing */
     :: frame == page_hashes && state == receiving ->
-        MOVE(server_push, receiving, page_hashes, receiving);
+        MOVE(server_push, receiving, page_hashes, receiving); /* / compare_hashes */
         /* Page 1 may have been staged by a push that was interrupted. */
         if
         :: PAGE(held, a) != b -> missing = missing | a; c = a
         :: PAGE(held, a) == b || a == 1 -> staged = WITH(staged, a, b)
         fi;
-        MOVE(server_push, receiving, hashes_compared, receiving);
+        MOVE(server_push, receiving, hashes_compared, receiving); /* / request_missing */
 #ifdef SILENT
         if
         :: c != 0 -> SAY(request_pages, c, 0, 0)
@@ -74,20 +78,21 @@ inline hear_push() {
         SAY(request_pages, c, 0, 0)
 #endif
     :: frame == page_data && state == receiving ->
-        MOVE(server_push, receiving, page_data, receiving);
+        MOVE(server_push, receiving, page_data, receiving); /* / stage */
         staged = WITH(staged, a, b);
         missing = WITHOUT(missing, a);
-        MOVE(server_push, receiving, pages_staged, receiving)
+        MOVE(server_push, receiving, pages_staged, receiving) /* / count */
     :: frame == complete && state == receiving ->
         root = a;
         if
         :: missing == 0 ->
             MOVE(server_push, receiving, complete, committing)
+                /* 2 [nothing_outstanding] / commit */
         :: missing != 0 ->
-            MOVE(server_push, receiving, complete, settling)
+            MOVE(server_push, receiving, complete, settling) /* 3 / ask_for_rest */
         fi
     :: frame == page_data && state == settling ->
-        MOVE(server_push, settling, page_data, settling);
+        MOVE(server_push, settling, page_data, settling); /* / stage */
         staged = WITH(staged, a, b);
         missing = WITHOUT(missing, a);
         if
@@ -97,15 +102,16 @@ inline hear_push() {
         :: missing == 0 ->
 #endif
             MOVE(server_push, settling, pages_staged, committing)
+                /* 1 [nothing_outstanding] / count_and_commit */
         :: missing != 0 ->
-            MOVE(server_push, settling, pages_staged, settling)
+            MOVE(server_push, settling, pages_staged, settling) /* 2 / count */
         fi
     :: frame == bye && state == undecided ->
         MOVE(server_push, undecided, peer_lost, lost)
     :: frame == bye && state == receiving ->
-        MOVE(server_push, receiving, peer_lost, lost)
+        MOVE(server_push, receiving, peer_lost, lost) /* / abandon */
     :: frame == bye && state == settling ->
-        MOVE(server_push, settling, peer_lost, lost)
+        MOVE(server_push, settling, peer_lost, lost) /* / abandon */
     :: else -> PROMISE(nothing_is_said_out_of_turn, false)
     fi
 }
@@ -151,17 +157,17 @@ inline finish_push() {
     atomic {
         if
         :: done ->
-            MOVE(server_push, committing, push_committed, committed);
+            MOVE(server_push, committing, push_committed, committed); /* / report */
 #ifndef ACK_EARLY
             SAY(sync_complete, at, root, 0)
 #endif
         :: conflict ->
             /* The end of a race that was lost: the commit fails, and the client is told. */
-            MOVE(server_push, committing, failed, refused);
+            MOVE(server_push, committing, failed, refused); /* / tell_failure_and_abandon */
             SAY(error, 0, 0, 0)
         :: mortal ->
             /* With a version that stands, and of which nobody was told; or with none. */
-            MOVE(server_push, committing, peer_lost, lost)
+            MOVE(server_push, committing, peer_lost, lost) /* / abandon */
         fi
     }
 }
@@ -175,7 +181,7 @@ inline open_pull() {
     if
     :: root == opened_root ->
         out!hello_reply(at, opened_root, false);
-        MOVE(server_pull, opening, pull_opened, in_sync)
+        MOVE(server_pull, opening, pull_opened, in_sync) /* 1 [roots_equal] / greet_and_close */
     :: root != opened_root ->
         missing = (opened_root == 0 -> 0 : BOTH);
         if
@@ -183,7 +189,7 @@ inline open_pull() {
         :: else -> known = NIL
         fi;
         out!hello_reply(at, opened_root, known != NIL);
-        MOVE(server_pull, opening, pull_opened, comparing)
+        MOVE(server_pull, opening, pull_opened, comparing) /* 2 / greet */
     fi;
     root = 0; known = 0; base = 0
 }
@@ -191,16 +197,16 @@ inline open_pull() {
 inline hear_pull() {
     if
     :: frame == page_hashes ->
-        MOVE(server_pull, comparing, page_hashes, comparing);
+        MOVE(server_pull, comparing, page_hashes, comparing); /* / compare_hashes */
         missing = (PAGE(opened_root, a) == b -> WITHOUT(missing, a) : missing | a);
-        MOVE(server_pull, comparing, hashes_compared, comparing)
+        MOVE(server_pull, comparing, hashes_compared, comparing) /* / send_at_once */
     :: frame == range_hashes ->
-        MOVE(server_pull, comparing, range_hashes, comparing);
+        MOVE(server_pull, comparing, range_hashes, comparing); /* / compare_ranges */
         missing = (a == opened_root || opened_root == 0 -> 0 : BOTH);
         SAY(ranges_differ, missing, 0, 0);
-        MOVE(server_pull, comparing, ranges_compared, comparing)
+        MOVE(server_pull, comparing, ranges_compared, comparing) /* / name_differing */
     :: frame == complete ->
-        MOVE(server_pull, comparing, complete, streaming)
+        MOVE(server_pull, comparing, complete, streaming) /* / send_rest */
     :: frame == bye ->
         MOVE(server_pull, comparing, peer_lost, lost)
     :: else -> PROMISE(nothing_is_said_out_of_turn, false)
@@ -219,14 +225,18 @@ inline stream() {
         atomic {
             a = (missing == 2 -> 2 : 1);
             missing = WITHOUT(missing, a);
-            MOVE(server_pull, streaming, pages_read, streaming);
+            MOVE(server_pull, streaming, pages_read, streaming); /* 2 / send_pages */
             SAY(page_data, a, PAGE(PULLED, a), 0);
             a = 0
         }
     :: state == streaming && missing == 0 ->
         atomic {
-            MOVE(server_pull, streaming, pages_read, delivered);
+            MOVE(server_pull, streaming, pages_read, delivered); /* 1 [exhausted] / report */
+#ifdef END_AT_HEAD
+            SAY(sync_complete, head, version[head], 0)
+#else
             SAY(sync_complete, at, opened_root, 0)
+#endif
         }
     :: state == streaming && mortal ->
         atomic {
@@ -242,9 +252,9 @@ inline stream() {
 inline server_may_be_lost() {
     if
     :: mortal && state == receiving ->
-        MOVE(server_push, receiving, peer_lost, lost)
+        MOVE(server_push, receiving, peer_lost, lost) /* / abandon */
     :: mortal && state == settling ->
-        MOVE(server_push, settling, peer_lost, lost)
+        MOVE(server_push, settling, peer_lost, lost) /* / abandon */
     :: mortal && state == comparing ->
         MOVE(server_pull, comparing, peer_lost, lost)
     :: true
@@ -258,10 +268,10 @@ inline greet_client() {
     :: mortal && pulling ->
         MOVE(server_pull, awaiting_hello, peer_lost, lost)
     :: !pulling ->
-        MOVE(server_push, awaiting_hello, hello, opening);
+        MOVE(server_push, awaiting_hello, hello, opening); /* / open_push */
         open_push()
     :: pulling ->
-        MOVE(server_pull, awaiting_hello, hello, opening);
+        MOVE(server_pull, awaiting_hello, hello, opening); /* / open_pull */
         open_pull()
     fi
 }
@@ -289,7 +299,7 @@ end_unused:
         :: mortal && state == undecided ->
             MOVE(server_push, undecided, peer_lost, lost)
         :: mortal && state == receiving ->
-            MOVE(server_push, receiving, peer_lost, lost)
+            MOVE(server_push, receiving, peer_lost, lost) /* / abandon */
         :: mortal && state == comparing ->
             MOVE(server_pull, comparing, peer_lost, lost)
         :: true
