@@ -25,7 +25,6 @@ from ..events.errors import (
     AlreadyExists,
     InvalidArgument,
     NotFound,
-    PermissionDenied,
     Unauthenticated,
 )
 from ..events.limits import (
@@ -213,9 +212,7 @@ class AdminService:
         """
         if direction is None:
             raise InvalidArgument("the direction is missing: push or pull")
-        authorize(session, "IssueSyncToken", database_id)
-        if session.direction not in {None, direction}:
-            raise PermissionDenied(f"this session is restricted to {session.direction}")
+        authorize(session, f"IssueSyncToken ({direction})", database_id)
         found = await self._repo.first(
             "SELECT 1 AS found FROM databases "
             "WHERE database_id = ? AND org_id = ? AND deleted_at IS NULL",

@@ -1,199 +1,74 @@
-"""The authorization matrix: every call by every caller, as `specs/authorization.md` says."""
+"""The authorization matrix: every call by every caller on what is its own, another member's or a
+stranger's, as `specs/authorization.md` says; and a refused call has changed nothing."""
 
-import itertools
-import re
-import time
+import asyncio
+import importlib
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.identity_provider.provider import Person
-from tests.integration.running import PASSWORD, Running, narrowed, run
+from protobuf import DescMethod
+from tests.integration.organization_syncs import WIRES, Syncs
+from tests.integration.organizations import (
+    KEYRING,
+    Organization,
+    State,
+    User,
+    mentioning,
+    state_of,
+)
+from tests.integration.running import Running, run
 from tests.interop import v1_peer
-from websockets.exceptions import InvalidStatus
 
-from edgereplica.app.authorization import CALLERS, RULES, main, outcome, table
-from edgereplica.app.settings import DEV_KEY
-from edgereplica.app.tokens import Identity, Keyring
+from edgereplica.app.authorization import (
+    CALLERS,
+    FAMILIES,
+    RULES,
+    cell,
+    main,
+    outcome,
+    table,
+    whose_of,
+)
 
 REPOSITORY = Path(__file__).parents[2]
 SPECIFICATION = REPOSITORY / "specs" / "authorization.md"
-_numbers = itertools.count(1)
-SYNC_CALLERS = {"push token", "pull token"}
-PAGE = b"SQLite format 3\0".ljust(4096, b"x")
+CELLS = [(call, whose) for call in RULES for whose in whose_of(call)]
+READS = {
+    "Whoami",
+    "ListDatabases",
+    "ListSessions",
+    "ListOrganizations",
+    "ListMembers",
+    "GetRetention",
+    "IssueSyncToken",
+    "InviteMember",
+}
+"""Calls that change nothing even if they are allowed: what they give is in their answer."""
+ENDS_TOKENS = {"Logout", "RevokeSession", "RevokeToken", "RevokeAllTokens", "ChangePassword"}
 
 
-@dataclass
-class Cell:
-    """An organization with an admin and a member, a database, and a stranger's."""
-
-    world: Running
-    admin: str
-    admin_who: Any
-    member: str
-    member_who: Any
-    database: str
-    stranger: str
-    strangers_database: str
-
-    @classmethod
-    async def make(cls, world: Running) -> "Cell":
-        number = next(_numbers)
-        admin, admin_who = await world.signup(f"admin-{number}@example.org")
-        database = await world.database(admin)
-        invited = f"member-{number}@example.org"
-        joining, member_who = await world.signup(invited)
-        invitation = await world.ok("InviteMember", {"email": invited}, admin)
-        await world.ok("AcceptInvitation", {"invitation": invitation["invitation"]}, joining)
-        switched = await world.ok("SwitchOrganization", {"orgId": admin_who["orgId"]}, joining)
-        stranger, _ = await world.signup(f"stranger-{number}@example.org")
-        theirs = await world.database(stranger)
-        return cls(
-            world,
-            admin,
-            admin_who,
-            switched["sessionToken"],
-            member_who,
-            database,
-            stranger,
-            theirs,
+def methods() -> dict[str, DescMethod]:
+    """Every call of every service, by the generated code."""
+    found: dict[str, DescMethod] = {}
+    for path in sorted((REPOSITORY / "proto/edgereplica/admin/v1").glob("*.proto")):
+        generated = importlib.import_module(
+            f"edgereplica.proto.gen.edgereplica.admin.v1.{path.stem}_pb"
         )
-
-    async def token(self, caller: str) -> str | None:
-        match caller:
-            case "nobody":
-                return None
-            case "member":
-                return self.member
-            case "push token" | "pull token":
-                direction = caller.partition(" ")[0]
-                return await self.world.sync_token(self.admin, self.database, direction)
-            case "push token, direction=pull":
-                token = await self.world.sync_token(self.admin, self.database, "push")
-                return narrowed(token, "direction=pull")
-            case "invitation":
-                body = {"email": "somebody@example.org"}
-                return str((await self.world.ok("InviteMember", body, self.admin))["invitation"])
-        caveat = caller.partition(", ")[2].replace("database=own", f"database={self.database}")
-        caveat = caveat.replace("max_bytes", "max_bytes=1000")
-        return narrowed(self.admin, caveat) if caveat else self.admin
-
-    async def attempt(self, call: str, caller: str, *, own: bool) -> str:
-        """The code of the call's answer."""
-        method, _, purpose = call.partition(" ")
-        token = await self.token(caller)
-        if method == "sync":
-            return await self.sync(purpose, caller, token, own=own)
-        body = await self.body(method, purpose.strip("()"), caller, own=own)
-        return (await self.world.call(method, body, token))[0]
-
-    async def body(self, method: str, purpose: str, caller: str, *, own: bool) -> dict[str, Any]:
-        world = self.world
-        is_member = caller == "member"
-        whole = self.member if is_member else self.admin
-        who = self.member_who if is_member else self.admin_who
-        database = {"databaseId": self.database if own else self.strangers_database}
-        begin = {"provider": "github", "purpose": f"O_AUTH_PURPOSE_{purpose.upper()}"}
-        world.idp.person = Person(subject=next(_numbers), email=f"p{next(_numbers)}@example.org")
-        match method:
-            case "Signup":
-                return {"email": f"new-{next(_numbers)}@example.org", "password": PASSWORD}
-            case "Login":
-                return {"email": who["email"], "password": PASSWORD}
-            case "StartOAuth":
-                return {"provider": "google"}
-            case "BeginOAuth":
-                return begin
-            case "CompleteOAuth":
-                start = await world.ok("StartOAuth", {"provider": "github"})
-                return {"state": start["state"], "code": world.consented(start["redirectUrl"])}
-            case "CompleteLink":
-                begin["purpose"] = "O_AUTH_PURPOSE_LINK"
-                start = await world.ok("BeginOAuth", begin, whole)
-                return {"state": start["state"], "code": world.consented(start["redirectUrl"])}
-            case "CreateDatabase":
-                return {"name": "another"}
-            case "DeleteDatabase" | "GetRetention":
-                return database
-            case "SetRetention":
-                return database | {"keepLast": 3}
-            case "IssueSyncToken":
-                pulls = caller.endswith("direction=pull")
-                return database | {"direction": f"DIRECTION_{'PULL' if pulls else 'PUSH'}"}
-            case "RevokeSession":
-                await world.login(who["email"])
-                listed = (await world.ok("ListSessions", {}, whole))["sessions"]
-                return {"sessionId": next(e["id"] for e in listed if not e.get("current"))}
-            case "RevokeToken":
-                return {"token": await world.sync_token(whole, self.database, "pull")}
-            case "ChangePassword":
-                return {"oldPassword": PASSWORD, "newPassword": "another battery"}
-            case "SwitchOrganization":
-                return {"orgId": who["orgId"]}
-            case "AcceptInvitation":
-                made = await world.ok("InviteMember", {"email": who["email"]}, self.stranger)
-                return {"invitation": made["invitation"]}
-            case "InviteMember":
-                return {"email": "friend@example.org"}
-            case "SetMemberRole":
-                return {"userId": self.member_who["userId"], "role": "admin"}
-            case "RemoveMember":
-                return {"userId": self.member_who["userId"]}
-            case _:
-                return {}
-
-    async def sync(self, direction: str, caller: str, token: str | None, *, own: bool) -> str:
-        """Push a page, or pull what the admin had pushed."""
-        world, url = self.world, self.world.sync_url
-        admins = await world.sync_token(self.admin, self.database, "push")
-        assert (await v1_peer.push(url, admins, [PAGE])).sync_complete
-        if not own:
-            # No call gives such a token: only who holds the server's key can make one.
-            token = self._forged(caller.partition(" ")[0])
-        changed = PAGE.replace(b"x", b"y")
-        try:
-            if direction == "push":
-                await v1_peer.push(url, token or "", [changed])
-                moved = await self._content() == [changed]
-                ended = None
-            else:
-                pulled = await v1_peer.pull(url, token or "")
-                moved = pulled.pages == [PAGE]
-                ended = pulled.ending
-        except InvalidStatus as refused:
-            assert refused.response.status_code == 401
-            return "unauthenticated"
-        except AssertionError as refused:
-            return "not_found" if "there is no database" in str(refused) else "nothing moves"
-        assert ended is None or ended.close_code in {1000, 1002, 1008}
-        return "ok" if moved else "nothing moves"
-
-    async def _content(self) -> list[bytes]:
-        token = await self.world.sync_token(self.admin, self.database, "pull")
-        return (await v1_peer.pull(self.world.sync_url, token)).pages
-
-    def _forged(self, direction: str) -> str:
-        who = self.admin_who
-        identity = Identity(who["userId"], who["orgId"], who["email"], "admin")
-        assert direction in {"push", "pull"}
-        minted = Keyring([DEV_KEY]).mint_sync(
-            identity,
-            self.strangers_database,
-            "push" if direction == "push" else "pull",
-            now=time.time(),
-            ttl_seconds=600,
-            nonce=bytes(16),
-        )
-        return minted[0]
+        for service in generated.desc().services:
+            for method in service.methods:
+                assert method.name not in found
+                found[method.name] = method
+    return found
 
 
-def test_every_call_of_both_services_has_a_rule() -> None:
-    named = {call.partition(" ")[0] for call in RULES} - {"sync"}
-    files = sorted((REPOSITORY / "proto/edgereplica/admin/v1").glob("*.proto"))
-    declared = re.findall(r"^  rpc (\w+)\(", "".join(map(Path.read_text, files)), re.MULTILINE)
+def test_every_call_of_every_service_has_a_rule() -> None:
+    declared = methods()
     assert len(declared) > 20
-    assert named == set(declared)
+    assert {call.partition(" ")[0] for call in RULES} - {"sync"} == set(declared)
+    assert set(declared) >= READS | ENDS_TOKENS
 
 
 def test_the_specification_is_as_generated(tmp_path: Path) -> None:
@@ -205,23 +80,187 @@ def test_the_specification_is_as_generated(tmp_path: Path) -> None:
     assert other.read_text() == table()
 
 
-@pytest.mark.parametrize("caller", CALLERS)
-def test_every_cell(tmp_path: Path, caller: str) -> None:
+def test_the_tables_say_every_cell() -> None:
+    """Callers share a column only where they are treated alike."""
+    rows: dict[str, dict[str, str]] = {}
+    titles: list[str] = []
+    for line in SPECIFICATION.read_text().splitlines():
+        words = [word.strip() for word in line.strip("|").split("|")]
+        if line.startswith("| call"):
+            titles = words[1:]
+        elif line.startswith("| "):
+            rows[words[0]] = dict(zip(titles, words[1:], strict=True))
+    assert set(rows) == set(RULES)
+    for call, columns in rows.items():
+        said: dict[str, str] = {}
+        for title, word in columns.items():
+            for name in title.split("<br>"):
+                ones = CALLERS if name == "anybody" else FAMILIES.get(name, (name,))
+                assert not said.keys() & set(ones)
+                said |= dict.fromkeys(ones, word)
+        assert said == {caller: cell(call, caller) for caller in CALLERS}
+
+
+@dataclass
+class Attempt:
+    """One caller's call on one thing."""
+
+    organization: Organization
+    call: str
+    caller: str
+    whose: str
+    variant: str
+
+    @property
+    def method(self) -> str:
+        return self.call.partition(" ")[0]
+
+    async def made(self, data_dir: Path, known: dict[str, DescMethod]) -> tuple[str, bool, str]:
+        """The code of the answer, whether anything changed, and a refusal's words."""
+        organization, world = self.organization, self.organization.world
+        body = await organization.body(self.call, self.caller, self.whose, self.variant)
+        assert bool(body) == bool(known[self.method].input.fields), "fill in the request"
+        token = await organization.token(self.caller)
+        before = state_of(data_dir)
+        code, said = await world.call(self.method, body, token)
+        after = state_of(data_dir)
+        if code == "ok":
+            self._check_done(before, after, body, said)
+        else:
+            assert before == after, "what was refused changed something"
+            if self.method in ENDS_TOKENS:
+                await self._check_alive(body)
+        words = str(said.get("message", ""))
+        for value in body.values():
+            words = words.replace(str(value), "…")
+        return code, before != after, words
+
+    def _check_done(
+        self, before: State, after: State, body: dict[str, Any], said: dict[str, Any]
+    ) -> None:
+        """It was done, in the caller's organization alone, and says nothing of a stranger's."""
+        organization, strange = self.organization, self.organization.strangers_words
+        assert (before != after) == (self.method not in READS)
+        if self.method != "AcceptInvitation":  # it is the stranger's
+            assert mentioning(before, strange) == mentioning(after, strange)
+            assert not any(word in json.dumps(said) for word in strange)
+        if "database=own" in self.caller and self.method == "ListDatabases":
+            assert [one["id"] for one in said["databases"]] == [organization.database]
+        if whoami := said.get("whoami"):
+            roles = {(row[0], row[1]): row[2] for row in after["memberships"]}
+            assert whoami["role"] == roles[whoami["orgId"], whoami["userId"]]
+            assert whoami["orgId"] == body.get("orgId", whoami["orgId"])
+        if self.method == "IssueSyncToken":
+            self._check_narrowed(body, said["token"])
+
+    def _check_narrowed(self, body: dict[str, Any], token: str) -> None:
+        """The sync token is the caller's, for what was asked, and can no more than its session."""
+        organization = self.organization
+        claims = KEYRING.verify_sync(token, 0)
+        assert claims.user_id == organization.user(self.caller).user_id
+        assert claims.org_id == organization.admin.personal
+        assert claims.database_id == body["databaseId"]
+        assert body["direction"] == f"DIRECTION_{str(claims.direction).upper()}"
+        assert claims.max_bytes == (1000 if "max_bytes" in self.caller else None)
+        assert claims.max_version == (7 if "max_version" in self.caller else None)
+
+    async def _check_alive(self, body: dict[str, Any]) -> None:
+        """Nobody's token ended, whatever the server may remember beside its tables."""
+        organization, world = self.organization, self.organization.world
+        users: list[User] = [
+            organization.admin,
+            organization.colleague,
+            organization.member,
+            organization.stranger,
+        ]
+        tokens = [session for user in users for session in (user.home, user.session)]
+        named = body.get("token")
+        if named and self.variant.endswith("sync"):
+            async with v1_peer.session(world.sync_url, named) as peer:
+                await peer.hello()
+        elif named and self.variant.endswith("session"):
+            tokens.append(named)
+        for code, _ in await asyncio.gather(*(world.call("Whoami", {}, one) for one in tokens)):
+            assert code == "ok", "a refused call ended a token"
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_cell_of_a_call(tmp_path: Path, family: str) -> None:
+    calls = [pair for pair in CELLS if not pair[0].startswith("sync")]
+    known = methods()
+
     async def check(world: Running) -> None:
-        wrong = []
-        for call, rule in RULES.items():
-            for own in (True, False) if rule.names_database else (True,):
-                if (
-                    not own
-                    and call.startswith("sync")
-                    and caller not in {"push token", "pull token"}
-                ):
-                    continue
-                cell = await Cell.make(world)
-                said = await cell.attempt(call, caller, own=own)
-                expected = outcome(call, caller, own=own)
-                if said != expected:
-                    wrong.append((call, caller, own, said, expected))
+        wrong: list[object] = []
+        organization: Organization | None = None
+        refusals: dict[tuple[str, ...], str] = {}
+        for caller in FAMILIES[family]:
+            for call, whose in calls:
+                expected = outcome(call, caller, whose)
+                organization = organization or await Organization.make(world)
+                for variant in organization.variants(call.partition(" ")[0], caller, whose):
+                    organization = organization or await Organization.make(world)
+                    attempt = Attempt(organization, call, caller, whose, variant)
+                    try:
+                        code, changed, words = await attempt.made(tmp_path / "data", known)
+                    except AssertionError as error:
+                        wrong.append((call, caller, whose, variant, str(error)))
+                        organization = None
+                        continue
+                    if code != expected:
+                        wrong.append((call, caller, whose, variant, code, expected))
+                    if variant in {"theirs", "missing"}:
+                        same = refusals.setdefault((call, caller, whose), words)
+                        if words != same:
+                            wrong.append((call, caller, whose, words, same))
+                    if changed and RULES[call].needs != "nothing":
+                        organization = None  # it is not what it was
         assert wrong == []
+
+    run(tmp_path, check)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_cell_of_a_sync(tmp_path: Path, family: str) -> None:
+    calls = [pair for pair in CELLS if pair[0].startswith("sync")]
+    syncs = Syncs.make(tmp_path)
+
+    async def check(world: Running) -> None:
+        wrong: list[object] = []
+        organization = await Organization.make(world)
+        await syncs.prepare(organization)
+        for caller in FAMILIES[family]:
+            for call, whose in calls:
+                expected = outcome(call, caller, whose)
+                for wire in WIRES:
+                    before = state_of(tmp_path / "data")
+                    try:
+                        said = await syncs.attempt(organization, call, caller, whose, wire)
+                    except AssertionError as error:
+                        wrong.append((call, caller, whose, wire, str(error)))
+                        continue
+                    if said != expected:
+                        wrong.append((call, caller, whose, wire, said, expected))
+                    changed = state_of(tmp_path / "data") != before
+                    if changed != (said == "ok" and "push" in call):
+                        wrong.append((call, caller, whose, wire, said, "changed", changed))
+                    if changed:
+                        await syncs.prepare(organization)
+        assert wrong == []
+
+    run(tmp_path, check)
+
+
+@pytest.mark.parametrize("call", ["RemoveMember", "SetMemberRole"])
+def test_the_last_admin_stays_one(tmp_path: Path, call: str) -> None:
+    async def check(world: Running) -> None:
+        organization = await Organization.make(world)
+        admin = organization.admin
+        await world.ok("RemoveMember", {"userId": organization.colleague.user_id}, admin.home)
+        before = state_of(tmp_path / "data")
+        for caller in (admin, organization.member):
+            body = {"userId": admin.user_id} | ({"role": "member"} if "Role" in call else {})
+            code, _ = await world.call(call, body, caller.session)
+            assert code == ("invalid_argument" if caller is admin else "permission_denied")
+        assert state_of(tmp_path / "data") == before
 
     run(tmp_path, check)
