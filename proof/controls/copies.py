@@ -2,11 +2,13 @@
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -23,6 +25,10 @@ _SUMMARY_COLUMNS = "1000"
 
 class NotPlanted(Exception):
     """The text that a flaw replaces does not stand in the file exactly once."""
+
+
+class Stopped(Exception):
+    """No more tests are run in this copy."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +53,9 @@ class Copy:
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        self._running: subprocess.Popen[str] | None = None
+        self._starting = threading.Lock()
+        self._stopped = False
 
     @classmethod
     def make(cls, root: Path) -> Self:
@@ -79,7 +88,7 @@ class Copy:
             path.write_text(original)
 
     def test(self, tests: Sequence[str], *options: str) -> Outcome:
-        """Run a pytest selection, up to the first failure."""
+        """Run a pytest selection, up to the first failure. `Stopped` after `stop`."""
         environment = {
             **os.environ,
             "PYTHONPATH": str(self.root / "src"),
@@ -87,19 +96,36 @@ class Copy:
             "COLUMNS": _SUMMARY_COLUMNS,
         }
         program = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider"]
-        try:
-            done = subprocess.run(
+        with self._starting:
+            if self._stopped:
+                raise Stopped
+            process = self._running = subprocess.Popen(
                 [*program, *options, *tests],
                 cwd=self.root,
                 env=environment,
-                capture_output=True,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
                 text=True,
-                check=False,
-                timeout=TEST_SECONDS_MAX,
+                start_new_session=True,
             )
-        except subprocess.TimeoutExpired:
-            return Outcome(None, NEVER_ENDED)
-        return Outcome(done.returncode, done.stdout + done.stderr)
+        with process:
+            try:
+                said, _ = process.communicate(timeout=TEST_SECONDS_MAX)
+            except subprocess.TimeoutExpired:
+                # With it goes what the tests had started.
+                with suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
+                return Outcome(None, NEVER_ENDED)
+        if self._stopped:
+            raise Stopped
+        return Outcome(process.returncode, said)
+
+    def stop(self) -> None:
+        """Interrupt the tests that are running, which then tidy up. From another thread."""
+        with self._starting:
+            self._stopped = True
+            if self._running is not None:
+                self._running.send_signal(signal.SIGINT)
 
 
 @contextmanager

@@ -118,7 +118,7 @@ FLAWS = (
         "events/pages.py",
         "return LOCK_BYTE_OFFSET // size + 1",
         "return 1 << 40",
-        ("tests/unit/events/test_pages.py", "tests/unit/adapters/test_local_fresh.py"),
+        ("tests/unit/events/test_pages.py",),
         r"test_the_lock_byte_page_holds_byte_2_to_the_30 - assert .*<= \(1 << 30\)",
     ),
     Flaw(

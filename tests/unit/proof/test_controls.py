@@ -1,6 +1,10 @@
 """The controls themselves: each flaw can be planted today, and what is wrong with one is said."""
 
+import os
 import re
+import signal
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -149,3 +153,24 @@ def test_flaws_of_the_product_are_planted_and_seen(capsys: pytest.CaptureFixture
     said = capsys.readouterr().out
     assert all(re.search(rf"^seen +{name}$", said, re.MULTILINE) for name in QUICK)
     assert f"{len(QUICK)} of {len(QUICK)} flaws were seen" in said
+
+
+def test_ctrl_c_ends_it_and_leaves_nothing_behind(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    program = [sys.executable, "-m", "proof.controls", "--jobs", "2", "--page", str(page), *QUICK]
+    with subprocess.Popen(
+        program,
+        cwd=ROOT,
+        env={**os.environ, "TMPDIR": str(tmp_path)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as running:
+        assert running.stdout is not None
+        assert running.stdout.readline().startswith("seen ")
+        running.send_signal(signal.SIGINT)
+        said, complaint = running.communicate(timeout=60)
+    assert (running.returncode, complaint) == (130, "interrupted\n")
+    assert len(said.splitlines()) < len(QUICK) - 1
+    assert not page.exists()
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith("edge")] == []
