@@ -17,6 +17,7 @@ import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from websockets.frames import Frame
+from websockets.protocol import State
 
 from ..events.limits import CONNECTIONS_PER_ADDRESS_MAX, REQUEST_SECONDS_MAX
 from .client_address import ClientAddresses, limit_key, parse_address
@@ -103,6 +104,7 @@ def protocols_of(
 
     class WebSocket(WebSocketsSansIOProtocol):
         _joined: bytearray
+        _pong = b""
 
         def handle_cont(self, event: Frame) -> None:
             """Join a message's fragments as they come. One by one they would take thirty times
@@ -116,11 +118,18 @@ def protocols_of(
                 self.send_receive_event_to_app()
 
         def handle_ping(self) -> None:
-            """Answer, unless the peer does not read: then its pings would pile up as pongs. Later
-            pings are answered again (RFC 6455 §5.5.3 asks for the latest alone)."""
-            pongs = self.conn.data_to_send()
-            if self.writable.is_set():
-                self.transport.write(b"".join(pongs))
+            """Answer at once; to a peer that does not read, its latest ping when it reads again
+            (RFC 6455 §5.5.3), or its pings would pile up as pongs."""
+            answers = self.conn.data_to_send()
+            if self.writable.is_set() or self.conn.state is not State.OPEN:
+                self.transport.write(b"".join(answers))
+            elif answers:
+                self._pong = answers[-1]
+
+        def resume_writing(self) -> None:
+            super().resume_writing()
+            self.transport.write(self._pong)
+            self._pong = b""
 
         def connection_lost(self, exc: Exception | None) -> None:
             connections.closed(self.transport)

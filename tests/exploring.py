@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from statemachine import State
+from statemachine import State, StateChart
 
 from edgereplica.events.errors import EdgeReplicaError
 from edgereplica.events.messages import (
@@ -152,23 +152,41 @@ def examples(wire_version: int) -> list[Event]:
 
 
 def memory(machine: Machine) -> dict[str, Any]:
-    """All that a machine remembers, as values that later changes do not reach."""
+    """All that a machine remembers, as values that later changes do not reach; what the library
+    keeps about it is left out, and nothing else, whatever its name."""
     return {
         "state": [state.id for state in machine.configuration],
         **{
             name: _frozen(value)
             for name, value in vars(machine).items()
-            if not name.startswith("_") and not isinstance(value, State) and name not in _ENGINE
+            if not isinstance(value, State) and name not in _engine()
         },
     }
 
 
-_ENGINE = {"model", "state_field", "start_configuration_values", "history_values"}
+class _Bare(StateChart[Any]):
+    """A machine that remembers nothing."""
+
+    only = State(initial=True)
+    turn = only.to(only)
+
+
+@cache
+def _engine() -> frozenset[str]:
+    """What the library keeps with each machine."""
+    bare = _Bare()
+    bare.send("turn")
+    return frozenset(vars(bare))
 
 
 def _frozen(value: Any) -> Any:
     if isinstance(value, PageSet):
         return value.runs()
+    if isinstance(value, dict | list):
+        items = value.items() if isinstance(value, dict) else value
+        return tuple(_frozen(item) for item in items)
+    if isinstance(value, tuple):
+        return tuple(map(_frozen, value))
     assert value is None or isinstance(value, bool | int | str | bytes | Value), (
         f"{value!r}: say how to freeze it"
     )

@@ -2,19 +2,17 @@
 
 Three kinds of target: the codecs and machines; what takes pages on either end (the client's
 `decode`, the server's push stage and pull selection); and a whole server, over its sockets. The
-largest resident set that each process ever had (VmHWM, reset before) may grow by 64 MiB.
+largest resident set that each process has since may grow by 64 MiB. What is small and comes by the
+million is in `floods`.
 """
 
 import asyncio
 import gzip
-import socket
 from collections.abc import Coroutine, Iterator
-from pathlib import Path
 from random import Random
 from typing import Any, Final
 
 import msgpack
-from tests.helpers_cutting import frame_ends
 from tests.unit.adapters.page_storage_model import SIZE, Database, page
 
 from edgereplica.adapters.memory_store import MemoryStore
@@ -23,15 +21,17 @@ from edgereplica.app.compression import decode as decompress
 from edgereplica.events.errors import EdgeReplicaError, ProtocolError
 from edgereplica.events.limits import BATCH_DECODED_BYTES_MAX, PAGES_PER_DATABASE_MAX
 from edgereplica.events.pages import Runs
+from edgereplica.events.session import MessageReceived, PullOpened, PushOpened, VersionInfo
+from edgereplica.fsm.registry import make_machine
 from proof.running import Counts, Job
-from proof.torture.idlers import upgrade_request
 from proof.torture.world import Server, World
 
+from .floods import floods
+from .meter import Meter
+from .sockets import HELLO, TEXT, Target, framed, said
 from .victims import Victims, Violation, decode
 
-GROWN_KIB_MAX = 64 * 1024
 GIB = 1 << 30
-ANSWER_SECONDS_MAX = 30
 WIRE_SHARE = 0.05
 """Bombs thrown at a whole server, of all."""
 
@@ -39,15 +39,18 @@ WIRE_SHARE = 0.05
 def bombs(job: Job) -> Counts:
     names = ("bombs", "zstd at a client", "zstd at a server's stage", "ranges and page numbers",
              "frames", "over a socket", "undecodable", "accepted by a machine",
-             "refused by a machine")  # fmt: skip
+             "refused by a machine", "refused by a server", "taken by a server",
+             "floods")  # fmt: skip
     found, dice = Counts(dict.fromkeys(names, 0)), job.dice
     compressed, victims = _zstd_bombs(), Victims(job.dice, everything=job.share > 0.05)
     stage = _Stage(dice)
     frames = _frame_bombs(dice)
     with Server(job.root / "data") as server:
-        target = _Target(server, World(job.root, server, dice, rows=20).tokens)
-        target.warm_up()
-        meters = {"client and machines": _Meter("self"), "server": _Meter(server.process.pid)}
+        target = Target(World(job.root, server, dice, rows=20))
+        thrower = _Thrower(target, dice)
+        meters = {"client and machines": Meter(), "server": Meter(target.process_id)}
+        if job.part == 0:
+            floods(target, job.share, found)
         for _ in job.rounds():
             found["bombs"] += 1
             chance = dice.random()
@@ -69,32 +72,11 @@ def bombs(job: Job) -> Counts:
                 else:
                     victims.tell(frame[0], message, found)
             else:
-                found["over a socket"] += 1
-                target.throw(dice.choice(compressed), next(frames), dice)
+                thrower.throw(dice.choice(compressed), next(frames), found)
         for name, meter in meters.items():
-            grown = meter.grown_kib()
-            if grown > GROWN_KIB_MAX:
-                raise Violation(f"the memory of the {name} grew by {grown} KiB")
-            found[f"most KiB grown: {name}"] = grown
+            found[f"most KiB grown: {name}"] = meter.require_grown(name)
+        target.require_untouched()
     return found
-
-
-class _Meter:
-    """The peak resident set of a process, counted from now."""
-
-    def __init__(self, process: int | str) -> None:
-        self._process = Path(f"/proc/{process}")
-        (self._process / "clear_refs").write_text("5")  # proc(5): reset VmHWM
-        self._before = self._peak()
-
-    def _peak(self) -> int:
-        for line in (self._process / "status").read_text().splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1])
-        raise Violation("no VmHWM in /proc")
-
-    def grown_kib(self) -> int:
-        return self._peak() - self._before
 
 
 def _zstd_bombs() -> list[bytes]:
@@ -208,98 +190,86 @@ def _frame_bombs(dice: Random) -> Iterator[bytes]:
             yield version + bytes(msgpack.packb({"kind": kind, "data": data}))
 
 
-_CLOSE: Final = b"\x88\x80" + bytes(4)
-_HELLO: Final = b"\x02" + bytes(
-    msgpack.packb({"kind": "hello", "data": {"page_size": 512, "page_count": 2048, "force": True}})
-)
-_HASHES: Final = b"\x02" + bytes(
-    msgpack.packb({"kind": "page_hashes", "data": {"runs": [[1, b"\x01" * 32 * 2048]]}})
-)
+_HASHES: Final = said(2, "page_hashes", {"runs": [[1, b"\x01" * 32 * 2048]]})
+_ZIPPED: Final = gzip.compress(bytes(64 << 20), 9)
+_HEAD = VersionInfo(1, b"\1" * 32, 4096, 5)
 
 
-def _page_data(bomb: bytes) -> bytes:
-    data = {"runs": [[1, 2048]], "codec": "zstd", "data": bomb}
-    return b"\x02" + bytes(msgpack.packb({"kind": "page_data_batch", "data": data}))
+class _Thrower:
+    """Throws at a whole server, each time on a connection of its own."""
 
+    def __init__(self, target: Target, dice: Random) -> None:
+        self._target = target
+        self._dice = dice
 
-class _Target:
-    """A server, and raw connections to it, which it must end by itself."""
-
-    def __init__(self, server: Server, tokens: dict[str, str]) -> None:
-        self._server = server
-        self._tokens = tokens
-        self._zipped = gzip.compress(bytes(64 << 20), 9)
-
-    def throw(self, bomb: bytes, frame: bytes, dice: Random) -> None:
+    def throw(self, bomb: bytes, frame: bytes, found: Counts) -> None:
         """One of: a compressed body, a frame's length, a batch that was asked for, any frame."""
-        what = dice.randrange(4)
-        if what == 0:
-            self._exchange(
-                b"POST /edgereplica.admin.v1.AdminService/Login HTTP/1.1\r\nHost: x\r\n"
-                b"Content-Type: application/json\r\nConnect-Protocol-Version: 1\r\n"
-                b"Content-Encoding: gzip\r\nConnection: close\r\n"
-                b"Content-Length: %d\r\n\r\n" % len(self._zipped),
-                self._zipped,
-            )
-        elif what == 1:  # 2^62 bytes (RFC 6455 §5.2)
-            self._say("push", b"\x82\xff" + (1 << 62).to_bytes(8, "big") + bytes(4))
-        elif what == 2:
-            said = self._say("push", *map(_masked, (_HELLO, _HASHES, _page_data(bomb))))
-            if b"\xa5error" not in said:
-                raise Violation(f"a batch that is a bomb was answered with {said[-200:]!r}")
-        else:
-            self._say(dice.choice(("push", "pull")), _masked(frame), _CLOSE)
+        found["over a socket"] += 1
+        match self._dice.randrange(6):
+            case 0:
+                self._throw_zipped()
+            case 1:
+                self._throw_length()
+            case 2:
+                with self._target.session("push", 2) as line:
+                    data = {"runs": [[1, 2048]], "codec": "zstd", "data": bomb}
+                    line.send(framed(_HASHES) + framed(said(2, "page_data_batch", data)))
+                    line.refusal()
+            case _:
+                self._throw_frame(self._dice.choice(("push", "pull")), frame, found)
 
-    def warm_up(self) -> None:
-        """What a server needs for its first session is not a bomb's."""
-        for way in ("push", "pull"):
-            self._say(way, _masked(_HELLO), _masked(b""))
+    def _throw_zipped(self) -> None:
+        head = (
+            b"POST /edgereplica.admin.v1.AdminService/Login HTTP/1.1\r\nHost: x\r\n"
+            b"Content-Type: application/json\r\nConnect-Protocol-Version: 1\r\n"
+            b"Content-Encoding: gzip\r\nConnection: close\r\n"
+            b"Content-Length: %d\r\n\r\n" % len(_ZIPPED)
+        )
+        with self._target.http(head) as line:
+            line.send(_ZIPPED)
+            answer = line.everything()
+        # It may hang up on the rest of the body, and its answer be lost with it.
+        if answer and not answer.startswith(b"HTTP/1.1 4"):
+            raise Violation(f"a compressed bomb was answered with {answer[:200]!r}")
 
-    def _say(self, way: str, *frames: bytes) -> bytes:
-        return self._exchange(upgrade_request(self._tokens[way]), *frames)
+    def _throw_length(self) -> None:
+        with self._target.session("push", 2) as line:
+            line.send(b"\x82\xff" + (1 << 62).to_bytes(8, "big") + bytes(4))
+            ending = line.ending()
+        if ending.code != 1009:
+            raise Violation(f"a frame of 2^62 bytes was answered with {ending!r}")
 
-    def _exchange(self, head: bytes, *rest: bytes) -> bytes:
-        """What came back until the server hung up."""
-        where = ("127.0.0.1", self._server.port)
-        with socket.create_connection(where, ANSWER_SECONDS_MAX) as connection:
-            said = b""
-            _send(connection, head)
-            # Frames are sent when the handshake is done, as RFC 6455 §4.1 has it.
-            while head.startswith(b"GET") and b"\r\n\r\n" not in said:
-                said += connection.recv(4096)
-            for piece in rest:
-                _send(connection, piece)
-            answered = False
-            while piece := _received(connection):
-                said += piece
-                if not answered and _says_close(said):
-                    _send(connection, _CLOSE)
-                    answered = True
-            return said
+    def _throw_frame(self, way: str, frame: bytes, found: Counts) -> None:
+        """Behind hello. What the machine does not take, the server must refuse by itself; behind
+        what it takes comes a text frame, which ends any session with a code of its own."""
+        taken = _is_taken(way, frame)
+        with self._target.session(way, frame[0]) as line:
+            line.send(framed(frame))
+            if not taken:
+                line.refusal()
+                found["refused by a server"] += 1
+                return
+            line.send(TEXT)
+            ending = line.ending()
+        if ending.code is None or (ending.error is None) != (ending.code == 1000):
+            raise Violation(f"a session was ended with {ending!r}")
+        found[
+            "refused by a server" if ending.code not in (1000, 1003) else "taken by a server"
+        ] += 1
 
 
-def _says_close(said: bytes) -> bool:
-    """Whether a close frame (RFC 6455 §5.5.1) is among the frames behind the handshake."""
-    if not said.startswith(b"HTTP/1.1 101"):
+def _is_taken(way: str, frame: bytes) -> bool:
+    """Whether a machine that has greeted takes it."""
+    machine = make_machine(f"server_{way}", frame[0])
+    hello, message = decode(HELLO[frame[0]]), decode(frame)
+    assert hello is not None
+    machine.handle(MessageReceived(hello))
+    opened = PushOpened if way == "push" else PullOpened
+    machine.handle(opened(_HEAD, base_known=False))
+    if message is None:
         return False
-    starts = [end for end in frame_ends(said) if end < len(said)]
-    return any(said[start] & 0x0F == 8 for start in starts)
-
-
-def _received(connection: socket.socket) -> bytes:
     try:
-        return connection.recv(65_536)
-    except ConnectionResetError:
-        return b""
-
-
-def _send(connection: socket.socket, data: bytes) -> None:
-    try:
-        connection.sendall(data)
-    except (BrokenPipeError, ConnectionResetError):
-        return  # it hung up on what came before
-
-
-def _masked(payload: bytes) -> bytes:
-    """A binary frame of a client, under a mask of zeros."""
-    return b"\x82\xff" + len(payload).to_bytes(8, "big") + bytes(4) + payload
+        machine.handle(MessageReceived(message))
+    except EdgeReplicaError:
+        return False
+    return True

@@ -5,17 +5,13 @@ from typing import Any
 
 import msgpack
 
-from edgereplica.events.limits import COALESCED_FRAMES_MAX
-from edgereplica.events.wire import V1
-from edgereplica.events.wire_v1 import coalesce
 from proof.running import Counts, Job
 
+from .machine_floods import FLOODS, flood_machine
+from .meter import Meter
 from .victims import Victims, decode
 
 STEP = 200
-FLOOD_SHARE = 0.002
-"""How often a message is the first of a flood of page hashes."""
-FLOOD_FRAMES = 2 * COALESCED_FRAMES_MAX
 
 # Numbers at which a bound may be off by one, and values of the wrong type.
 _NUMBERS = (0, 1, 2, 3, 4, 511, 512, 4096, 65_535, 65_536, 65_537, 67_108_864, 67_108_865,
@@ -128,12 +124,13 @@ def hostile_frame(version: int, dice: Random) -> bytes:
 
 
 def messages(job: Job) -> Counts:
-    """`job.count` frames of every kind in any order, each for a machine of any role."""
+    """`job.count` frames of every kind in any order, each for a machine of any role; and floods."""
     dice = job.dice
     names = ("messages", "undecodable", "accepted by a machine", "refused by a machine",
-             "floods", "page hashes in floods")  # fmt: skip
+             "floods", "messages in floods", "pages in floods", "answers to floods")  # fmt: skip
     found = Counts(dict.fromkeys(names, 0))
     victims = Victims(dice, everything=job.share > 0.05)
+    meter = Meter()
     while found["messages"] < job.count:
         version = dice.choice((1, 2))
         found["messages"] += 1
@@ -144,32 +141,9 @@ def messages(job: Job) -> Counts:
             found["undecodable"] += 1
         else:
             victims.tell(version, message, found)
-        if dice.random() < FLOOD_SHARE:
-            _flood(victims, dice, found)
+    for flood in FLOODS[job.part :: job.parts]:
+        flood_machine(*flood, job.share, found)
     found["situations of machines"] = len(victims.situations_met)
     found["changed by a refusal"] = 0
+    found["most KiB grown"] = meter.require_grown("machines")
     return found
-
-
-def _flood(victims: Victims, dice: Random, found: Counts) -> None:
-    """Page hashes by the hundred, joined as the driver joins what has arrived (wire v1): of one
-    page again and again, of all in turn, or of pages far apart."""
-    found["floods"] += 1
-    step, page = dice.choice(((0, 1), (1, 1), (65_537, 1), (-1, 70_000))), dice.randrange(1, 5)
-    frames = [
-        bytes([V1])
-        + bytes(
-            msgpack.packb(
-                {
-                    "kind": "page_hash",
-                    "data": {"page_no": abs(page + step[0] * n) or 1, "hash": b"\xdd" * 32},
-                }
-            )
-        )
-        for n in range(FLOOD_FRAMES)
-    ]
-    decoded = [message for message in map(decode, frames) if message is not None]
-    found["page hashes in floods"] += len(decoded)
-    for at in range(0, len(decoded), COALESCED_FRAMES_MAX):
-        for message in coalesce(decoded[at : at + COALESCED_FRAMES_MAX]):
-            victims.tell(V1, message, found)

@@ -183,4 +183,3 @@ def test_a_page_set_of_a_whole_database_stays_small(step: int) -> None:
     finally:
         tracemalloc.stop()
     assert held < 20 * 1024 * 1024
-
