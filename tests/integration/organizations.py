@@ -50,6 +50,11 @@ def state_of(data_dir: Path) -> State:
         return {table: set(opened.execute(f"SELECT * FROM {table}")) for table in STATE}
 
 
+def changed(before: State, after: State) -> list[str]:
+    """The tables that differ."""
+    return [table for table in STATE if before[table] != after[table]]
+
+
 def mentioning(state: State, words: Sequence[str]) -> set[tuple[Any, ...]]:
     rows = set().union(*state.values())
     return {row for row in rows if any(word in str(row) for word in words)}
@@ -217,7 +222,7 @@ class Organization:
             case "InviteMember":
                 return {"email": friend}
             case "SetMemberRole":
-                role = "admin" if self._member(user, whose) is self.member else "member"
+                role = "admin" if user is self.member and whose == "own" else "member"
                 return {"userId": self._member_id(user, whose, variant), "role": role}
             case "RemoveMember":
                 return {"userId": self._member_id(user, whose, variant)}
