@@ -7,6 +7,8 @@ end said last, its close code included, is part of the error that `receive` rais
 
 import asyncio
 import json
+import logging
+from contextlib import suppress
 from typing import Any, Final
 
 import picows
@@ -31,6 +33,10 @@ from .ports import Buffer
 DIRECTION_HEADER: Final = "X-EdgeReplica-Direction"
 """What the client means to do, so that a token for the other direction is refused at once."""
 
+_LOGGER: Final = logging.getLogger("edgereplica.websocket")
+_LOGGER.addHandler(logging.NullHandler())
+"""picows' words about a broken connection are for a log, if there is one, not for the terminal."""
+
 
 class WebSocketTransport(picows.WSListener):
     """One connection; made by `connect`."""
@@ -45,6 +51,7 @@ class WebSocketTransport(picows.WSListener):
         """The fragments so far of a message that is not whole (RFC 6455 §5.4)."""
         self._reading_paused = False
         self._gone = asyncio.Event()
+        self._watch: asyncio.Task[None] | None = None
         self.bytes_sent = 0
         self.bytes_received = 0
         self.blocked_seconds = 0.0
@@ -55,6 +62,7 @@ class WebSocketTransport(picows.WSListener):
 
     def on_ws_connected(self, transport: picows.WSTransport) -> None:
         self._ws = transport
+        self._watch = asyncio.create_task(_ended(transport))
 
     def on_ws_frame(self, transport: picows.WSTransport, frame: picows.WSFrame) -> None:
         kind = frame.msg_type
@@ -142,6 +150,13 @@ class WebSocketTransport(picows.WSListener):
         self._ws.disconnect(graceful=self._writable.is_set())
 
 
+async def _ended(transport: picows.WSTransport) -> None:
+    """Take the exception of a connection that ended over a frame which picows could not read, or
+    asyncio would print it on the terminal; the caller is told by `receive`."""
+    with suppress(picows.WSError):
+        await transport.wait_disconnected()
+
+
 async def connect(url: str, token: str, direction: str | None = None) -> WebSocketTransport:
     """Open `url` (ws:// or wss://) with `token` as the bearer.
 
@@ -165,6 +180,7 @@ async def connect(url: str, token: str, direction: str | None = None) -> WebSock
                 auto_ping_idle_timeout=PING_IDLE_SECONDS,
                 auto_ping_reply_timeout=PING_REPLY_SECONDS_MAX,
                 websocket_handshake_timeout=CONNECT_SECONDS_MAX,
+                logger_name=_LOGGER,
                 max_redirects=0,
                 read_buffer_init_size=256 * 1024,
             )

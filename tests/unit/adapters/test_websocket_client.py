@@ -2,8 +2,11 @@
 
 import asyncio
 import base64
+import gc
 import hashlib
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 
@@ -138,3 +141,39 @@ def test_a_message_in_many_fragments_is_put_together() -> None:
             return whole
 
     assert asyncio.run(scenario()) == b"xxxy,z"
+
+
+def test_a_frame_that_cannot_be_read_says_nothing_on_the_terminal(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    """Its error once stood there with a traceback, after whatever the command had to say."""
+
+    async def scenario() -> None:
+        async def claim(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await _greet(reader, writer)
+            writer.write(b"\x82\x7f" + (1 << 40).to_bytes(8, "big"))
+            await reader.read()
+            writer.close()
+
+        server = await asyncio.start_server(claim, "127.0.0.1", 0)
+        async with server:
+            port = server.sockets[0].getsockname()[1]
+            transport = await connect(f"ws://127.0.0.1:{port}/sync", "token")
+            async with asyncio.timeout(SECONDS_MAX):
+                with pytest.raises(NetworkError):
+                    await transport.receive()
+
+    with closed_to_pytest(logging.getLogger()):
+        asyncio.run(scenario())
+        gc.collect()
+    assert capfd.readouterr() == ("", "")
+
+
+@contextmanager
+def closed_to_pytest(logger: logging.Logger) -> Iterator[None]:
+    """Without pytest's handlers, what no handler takes goes to standard error, as in a command."""
+    handlers, logger.handlers = logger.handlers, []
+    try:
+        yield
+    finally:
+        logger.handlers = handlers
