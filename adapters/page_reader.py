@@ -11,7 +11,7 @@ the object.
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator, Collection, Iterator
+from collections.abc import AsyncGenerator, Collection, Iterator
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -82,7 +82,7 @@ class PageReader:
         decoded_bytes_max: int = BATCH_DECODED_BYTES_MAX,
         verify: bool = True,
         page_order: bool = False,
-    ) -> AsyncIterator[PageBatch]:
+    ) -> AsyncGenerator[PageBatch, None]:
         """The pages of `runs` (ascending, within the version), each exactly once.
 
         `codecs` are those the receiver takes; "raw" is always used where nothing better is at

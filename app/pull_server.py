@@ -1,6 +1,6 @@
 """The server's hands in a pull: choose a version, compare what the client says it holds, read."""
 
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from typing import TYPE_CHECKING
 
 from ..adapters.page_storage import PageBatch
@@ -34,7 +34,7 @@ class PullServerEnd:
         self._claims = claims
         self._allowance = PageAllowance(claims)
         self._selection: PullSelection | None = None
-        self._batches: AsyncIterator[PageBatch] | None = None
+        self._batches: AsyncGenerator[PageBatch, None] | None = None
         self._org_id = ""
         self._pin: Pin | None = None
         self._speaks_v1 = False
@@ -98,7 +98,10 @@ class PullServerEnd:
         return version
 
     async def close(self) -> None:
-        """End the pin. Not part of the protocol: a session that is cut off leaves it to expire."""
+        """End what is still being read, and the pin. Not part of the protocol: a session whose
+        process dies leaves its pin to expire."""
+        if self._batches is not None:
+            await self._batches.aclose()
         if self._pin is not None:
             await self._pin.release()
 

@@ -7,6 +7,7 @@ same reason: closing a descriptor of the file anywhere in a process drops that p
 
 import os
 import shutil
+import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from edgereplica.adapters.hashing import masked_page_one
 from edgereplica.adapters.local_apply import apply_version
 from edgereplica.adapters.local_fresh import FreshFile
 from edgereplica.app import pull_client
+from edgereplica.events.errors import DiskFull
 
 Pages = tuple[bytes, ...]
 DeathPoint = Literal["first_page", "last_page", "installed"]
@@ -56,6 +58,27 @@ class ClientFile:
         finally:
             connection.close()
         return tuple(bytes(row[0]) for row in rows)
+
+    def check_length(self) -> None:
+        """Nothing lies behind the file's last page. SQLite would not say so: it believes the page
+        count in the header. What is in the log comes into the file first, on a copy."""
+        if not self.path.exists() or not self.path.stat().st_size:
+            return
+        with tempfile.TemporaryDirectory(dir=self.folder) as folder:
+            for suffix in ("", "-wal", "-journal"):
+                path = self.folder / (self.path.name + suffix)
+                if path.exists():
+                    shutil.copyfile(path, Path(folder) / path.name)
+            copy = Path(folder) / self.path.name
+            connection = sqlean.connect(str(copy), isolation_level=None)
+            try:
+                connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+                (count,) = connection.execute("SELECT count(*) FROM sqlite_dbpage").fetchone()
+                (page_size,) = connection.execute("PRAGMA page_size").fetchone()
+            finally:
+                connection.close()
+            length = copy.stat().st_size
+        assert length == count * page_size, f"{count} pages of {page_size} in {length} bytes"
 
     def write(self, work: Callable[[Any], None], *, killed: bool) -> bool:
         """Let the application work; False if a lock kept it from that.
@@ -163,3 +186,15 @@ def _deadly(pages: Iterable[Any], death: Death) -> Iterator[Any]:
             death.strike()
     if death.point == "last_page":
         death.strike()
+
+
+@contextmanager
+def full_disk() -> Iterator[None]:
+    """Let the next installation of a whole new file fail at its last moment."""
+
+    def fail(fresh: FreshFile) -> None:
+        raise DiskFull(f"{fresh.path} does not fit on the disk")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(FreshFile, "_make_durable", fail)
+        yield

@@ -1,8 +1,9 @@
 """Clients, a server and everything that happens to them, against a model of a few lines.
 
 The rules are in `rules_application` (SQL, VACUUM, page size, journal mode), `rules_commands` (push,
-pull, forced, dry, cut, with tokens of every kind) and `rules_sessions` (step by step, deaths of
-client and server). Here is what must hold after each of them and at the end.
+pull, forced, dry, cut, with tokens of every kind), `rules_sessions` (step by step, deaths of client
+and server) and `rules_stories` (several of these, one after the other). Here is what must hold
+after each of them and at the end.
 """
 
 import asyncio
@@ -11,22 +12,24 @@ from typing import ClassVar
 
 from hypothesis.stateful import invariant
 from tests.model.client import masked
-from tests.model.rules_commands import CommandRules
-from tests.model.rules_sessions import SessionRules
+from tests.model.rules_stories import StoryRules
 from tests.model.storages import Embedded, ScaledOut, Storage
 
 from edgereplica.events import errors
 
 
-class Convergence(CommandRules, SessionRules):
+class Convergence(StoryRules):
     """On a repository and a store in memory."""
 
     # What holds after every step
 
     @invariant()
     def holds(self) -> None:
-        self._count("steps")
+        if self.acted is not None:
+            self._count("steps" if self.acted else "steps with nothing to do")
+        self.acted = False
         assert not self.server.defects, self.server.defects
+        assert not self.complaints, self.complaints
         self._adopt()
         for version, pages in self.acknowledged:
             assert self._content(version) == pages, f"acknowledged version {version} is lost"
@@ -45,6 +48,7 @@ class Convergence(CommandRules, SessionRules):
     def abandon(self) -> None:
         """Take everything down, whatever state it is in."""
         self._await(self._abandon())
+        self.patch.undo()
         self.loop.close()
         shutil.rmtree(self.folder)
 
@@ -63,8 +67,10 @@ class Convergence(CommandRules, SessionRules):
         for number, client in enumerate(self.clients):
             self._run(number, "pull", force=True)
             assert masked(client.file.pages()) == masked(head), "not all are equal"
+            client.file.check_length()
         for version, pages in enumerate(self.versions, 1):
             assert self._await(self.server.read_version(version)) == pages, "an old version broke"
+        assert not self.complaints, self.complaints
 
 
 class EmbeddedConvergence(Convergence):

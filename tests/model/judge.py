@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
+import pytest
 from hypothesis.stateful import RuleBasedStateMachine
 from tests.model.client import ClientFile, ClientKilled, Pages, masked
 from tests.model.server import Server
@@ -20,11 +21,14 @@ from tests.model.wire import Wire
 
 from edgereplica.adapters.clock import ManualClock
 from edgereplica.adapters.hashing import hash_pages, root_of
+from edgereplica.app import local_content
 from edgereplica.app.results import PullResult, PushResult
 from edgereplica.events import errors
 from edgereplica.events.domain import VersionCommitted
 
 CLIENTS = 3
+WINDOW_PAGES = 4
+"""Page hashes that a client announces at once, so that small databases need many frames."""
 Kind = Literal["push", "pull"]
 _SAID_BY_THE_SERVER = {
     errors.LimitExceeded,
@@ -116,6 +120,9 @@ class Judge(RuleBasedStateMachine):
         super().__init__()
         self.folder = Path(tempfile.mkdtemp(prefix="model-"))
         self.loop = asyncio.new_event_loop()
+        self.loop.set_exception_handler(lambda _, context: self.complaints.append(context))
+        self.complaints: list[dict[str, Any]] = []
+        """Of the event loop: what failed with nobody to hear of it."""
         self.moved = asyncio.Event()
         self.clock = ManualClock()
         self.server = Server(self.make_storage(), self.clock)
@@ -128,6 +135,10 @@ class Judge(RuleBasedStateMachine):
         self.been_versions: set[Pages] = set()
         """What counts of the database's versions, as far as they were taken in."""
         self.pushes = 0
+        self.acted: bool | None = None
+        """Whether the step that was just made did anything; None before the first."""
+        self.patch = pytest.MonkeyPatch()
+        self.patch.setattr(local_content, "HASH_WINDOW_PAGES", WINDOW_PAGES)
         self._await(self.server.start())
         self._await(self.server.sign_up())
         self._await(self.server.create_database())
@@ -169,7 +180,7 @@ class Judge(RuleBasedStateMachine):
             raise error
 
     def _succeeded(self, session: Session, result: Any) -> None:
-        self._count(f"{session.kind} {result.outcome}")
+        self._count(f"{session.kind} {result.outcome} (wire v{session.wire_version})")
         if session.dry_run:
             assert result.outcome == "dry_run" or result.outcome == "unchanged", result
             self._file_untouched(session.client)
@@ -182,22 +193,50 @@ class Judge(RuleBasedStateMachine):
         client, version = session.client, result.version
         self._file_untouched(client)
         if session.wire_version == 1:
-            client.base = Base(self.server.database, None, self._version_like(session.at_begin))
+            self._pushed_in_v1(session)
             return
         assert version is not None
         content = self._content(version)
         if result.outcome == "pushed":
             assert content in session.may_push, "the version is not what was pushed"
-            if self.events[version - 1].message == session.message and not session.force:
-                replaced = self._content(version - 1)
-                held = client.base.pages if client.base is not None else ()
-                same = masked(held) == masked(replaced)
-                assert same or not replaced, "an unforced push replaced unseen changes"
+            if self.events[version - 1].message == session.message:
+                self._made_by(session, version)
+                self._count_frames(session, self.events[version - 1], result)
         else:
             may_be = map(masked, (session.at_begin, *session.later))
             assert masked(content) in may_be, "it is not what the head is"
         self.acknowledged.append((version, content))
         client.base = Base(self.server.database, version, content)
+
+    def _pushed_in_v1(self, session: Session) -> None:
+        """The answer names no version: one of those since the push began has to be it."""
+        content: Pages = ()
+        if session.at_begin:
+            first = len(self.versions) if session.alone else max(1, session.head_at_begin)
+            since = range(len(self.versions), first - 1, -1)
+            version = next((n for n in since if self._content(n) in session.may_push), None)
+            assert version, "an acknowledged push is in no version"
+            content = self._content(version)
+            self.acknowledged.append((version, content))
+        session.client.base = Base(self.server.database, None, content)
+
+    def _made_by(self, session: Session, version: int) -> None:
+        """`version` may be what `session` committed, acknowledged or unheard."""
+        assert self._content(version) in session.may_push, "the version is not what was pushed"
+        if not session.force:
+            replaced, base = self._content(version - 1), session.base_at_begin
+            same = base is not None and masked(base.pages) == masked(replaced)
+            assert same or not replaced, "an unforced push replaced unseen changes"
+
+    def _count_frames(self, session: Session, event: VersionCommitted, result: PushResult) -> None:
+        assert session.wire is not None
+        said = session.wire.client.said
+        self._count("pushes in several batches", said["page_data_batch"] > 1)
+        self._count("pushes announced in several windows", said["page_hashes"] > 1)
+        # A session stages what it sends in one segment: databases are small here.
+        resumed = len(event.segments) - (result.pages_sent > 0)
+        self._count("pushes resumed from a segment", resumed == 1)
+        self._count("pushes resumed from several segments", resumed > 1)
 
     def _pulled(self, session: Session, result: PullResult) -> None:
         client = session.client
@@ -218,6 +257,8 @@ class Judge(RuleBasedStateMachine):
                 # What is a version already is not lost, whether or not the file knows.
                 kept = masked(session.at_begin) in {masked(now), *self.been_versions}
                 assert not session.changed_at_begin or kept, "a pull overwrote local changes"
+            self._count(f"pulls of pages (wire v{session.wire_version})", result.pages_received > 0)
+            client.file.check_length()
             self._backup_kept(session, result)
             client.pages = now
             client.base = self._base_pulled(result, now)
@@ -253,6 +294,8 @@ class Judge(RuleBasedStateMachine):
             if event.message == session.message:
                 # It was committed, and the word of it was lost on the way.
                 assert type(error) in session.excused, f"{error!r} after a commit"
+                self._made_by(session, event.version)
+                self._count("pushes committed unheard")
         if type(error) in session.excused:
             return
         if session.wire_version == 1 and isinstance(error, errors.RemoteError):
@@ -290,7 +333,8 @@ class Judge(RuleBasedStateMachine):
         """An error left the file as it was. Where it was to be replaced as a whole, its journal
         mode went there and back, which moves the change counter."""
         now = client.file.pages()
-        if now != client.pages and isinstance(error, errors.FileReplaced | errors.FileBusy):
+        moved = errors.FileReplaced | errors.FileBusy | errors.DiskFull
+        if now != client.pages and isinstance(error, moved):
             assert now[0][18:20] == client.pages[0][18:20], "another journal mode"
             assert masked(now) == masked(client.pages), error
             client.pages = now
@@ -305,7 +349,9 @@ class Judge(RuleBasedStateMachine):
 
     def _adopt(self) -> None:
         """Take new versions into the model, if they are what the model allows."""
-        for event in self._await(self.server.versions(len(self.versions))):
+        events = self._await(self.server.versions())
+        assert events[: len(self.events)] == self.events, "history is not what it was"
+        for event in events[len(self.events) :]:
             number = len(self.versions) + 1
             assert (event.version, event.parent) == (number, number - 1), "not linear"
             pages = self._await(self.server.read_version(number))

@@ -1,5 +1,6 @@
 """Rules: what applications do to their databases, with SQL and with the file itself."""
 
+from collections.abc import Callable
 from typing import Any
 
 from hypothesis import strategies as st
@@ -7,8 +8,17 @@ from hypothesis.stateful import initialize, rule
 from tests.model.client import make_tables
 from tests.model.commands import Commands, clients, rarely
 
+page_sizes = st.sampled_from((512, 1024, 4096, 65536))
+journal_modes = st.sampled_from(("WAL", "DELETE", "TRUNCATE"))
+
 
 class ApplicationRules(Commands):
+    def _apply(self, number: int, work: Callable[[Any], None], *, killed: bool = False) -> None:
+        client = self.clients[number]
+        if client.file.write(work, killed=killed):
+            self.acted = True
+        self._written(client)
+
     @initialize()
     def first_files(self) -> None:
         for client in self.clients[:2]:
@@ -17,7 +27,6 @@ class ApplicationRules(Commands):
 
     @rule(number=clients, rows=st.integers(1, 40), size=st.integers(1, 3000), killed=rarely)
     def write(self, number: int, rows: int, size: int, killed: bool) -> None:
-        client = self.clients[number]
         self.pushes += 1
 
         def work(connection: Any) -> None:
@@ -28,12 +37,10 @@ class ApplicationRules(Commands):
                 connection.execute("INSERT INTO t (x) VALUES (?)", (value,))
             connection.execute("COMMIT")
 
-        client.file.write(work, killed=killed)
-        self._written(client)
+        self._apply(number, work, killed=killed)
 
     @rule(number=clients, killed=rarely)
     def change_a_few(self, number: int, killed: bool) -> None:
-        client = self.clients[number]
         self.pushes += 1
 
         def work(connection: Any) -> None:
@@ -42,8 +49,7 @@ class ApplicationRules(Commands):
             connection.execute("UPDATE t SET x = ? WHERE id % 7 = 3 OR id = 1", (value,))
             connection.execute("INSERT OR REPLACE INTO t (id, x) VALUES (1, ?)", (value,))
 
-        client.file.write(work, killed=killed)
-        self._written(client)
+        self._apply(number, work, killed=killed)
 
     @rule(number=clients, share=st.integers(1, 4))
     def delete_and_vacuum(self, number: int, share: int) -> None:
@@ -52,11 +58,9 @@ class ApplicationRules(Commands):
             connection.execute("DELETE FROM t WHERE id % ? <> 0", (share,))
             connection.execute("VACUUM")
 
-        client = self.clients[number]
-        client.file.write(work, killed=False)
-        self._written(client)
+        self._apply(number, work)
 
-    @rule(number=clients, page_size=st.sampled_from((512, 1024, 4096, 65536)))
+    @rule(number=clients, page_size=page_sizes)
     def change_page_size(self, number: int, page_size: int) -> None:
         def work(connection: Any) -> None:
             (mode,) = connection.execute("PRAGMA journal_mode").fetchone()
@@ -65,18 +69,14 @@ class ApplicationRules(Commands):
             connection.execute("VACUUM")
             connection.execute(f"PRAGMA journal_mode={mode}")
 
-        client = self.clients[number]
-        client.file.write(work, killed=False)
-        self._written(client)
+        self._apply(number, work)
 
-    @rule(number=clients, mode=st.sampled_from(("WAL", "DELETE", "TRUNCATE")))
+    @rule(number=clients, mode=journal_modes)
     def change_journal_mode(self, number: int, mode: str) -> None:
         def work(connection: Any) -> None:
             connection.execute(f"PRAGMA journal_mode={mode}")
 
-        client = self.clients[number]
-        client.file.write(work, killed=False)
-        self._written(client)
+        self._apply(number, work)
 
     @rule(number=clients, gone=rarely)
     def start_anew(self, number: int, gone: bool) -> None:
@@ -84,6 +84,7 @@ class ApplicationRules(Commands):
         client = self.clients[number]
         if client.busy:
             return
+        self.acted = True
         client.file.start_anew(keep_file=not gone)
         client.base = None
         client.pages = client.file.pages()

@@ -3,14 +3,16 @@
 from hypothesis import strategies as st
 from hypothesis.stateful import precondition, rule
 from pymacaroons import Macaroon
-from tests.model.client import masked
+from tests.model.client import full_disk, masked
 from tests.model.commands import clients, cuts, kinds, rarely, wires
 from tests.model.judge import Base, Kind
-from tests.model.rules_application import ApplicationRules
+from tests.model.rules_application import ApplicationRules, journal_modes, page_sizes
 
 from edgereplica.events import errors
 
 _REFUSALS = (errors.UnpushedChanges, errors.NoSharedHistory)
+_NOT_ITS_DIRECTION = (errors.ProtocolViolation, errors.Conflict)
+"""What a push ends with that a pull's end answers: it knows no base, or sends unasked."""
 
 
 class CommandRules(ApplicationRules):
@@ -44,6 +46,33 @@ class CommandRules(ApplicationRules):
         assert pushed.task is not None
         if pushed.alone:
             assert pushed.task.result().outcome == "pushed"
+
+    @rule(
+        number=clients,
+        rows=st.integers(10, 40),
+        frames=st.lists(st.integers(8, 40), min_size=2, max_size=3),
+        force=st.booleans(),
+    )
+    def push_that_is_cut_again_and_again(
+        self, number: int, rows: int, frames: list[int], force: bool
+    ) -> None:
+        """Each time it stages more, and the last one sends the rest."""
+        if not self._free(number):
+            return
+        self._run(number, "pull", force=True)
+        self.write(number=number, rows=rows, size=3000, killed=False)
+        for cut_at in frames:
+            self._run(number, "push", force=force, cut_at=cut_at)
+        self._run(number, "push", force=force)
+
+    @rule(number=clients, page_size=page_sizes, mode=journal_modes)
+    def pull_to_a_full_disk(self, number: int, page_size: int, mode: str) -> None:
+        """A file that was to be replaced as a whole stays what it was, its journal mode too."""
+        if self._free(number):
+            self.change_page_size(number=number, page_size=page_size)
+            self.change_journal_mode(number=number, mode=mode)
+            with full_disk():
+                self._run(number, "pull", force=True, may_be=errors.DiskFull)
 
     @rule(number=clients)
     def pull_twice(self, number: int) -> None:
@@ -113,16 +142,25 @@ class CommandRules(ApplicationRules):
             session = self._begin(number, "push", force=force, token=self.server.token("pull"))
             session.client.busy = False
             assert session.task is not None
-            assert session.task.done(), "both ends wait for each other"
+            assert session.wire is not None
+            if not session.task.done():
+                # It waits for an answer that a pull does not give; a server's deadline ends that.
+                session.wire.was_cut = True
+                session.wire.cut()
+                self._await(self._settle(session))
             self._adopt()
             assert len(self.versions) == before, "a token for pulling wrote"
             self._file_untouched(client)
-            if session.task.exception() is None:
+            error = session.task.exception()
+            self._count("pushes with a token for pulling", error is not None)
+            if error is None:
                 # Nothing to push: the greeting alone told so, and that is no secret.
                 version = session.task.result().version
                 assert masked(self._content(version)) == masked(client.pages)
                 client.base = Base(self.server.database, version, self._content(version))
             else:
+                expected = errors.NetworkError if session.wire.was_cut else _NOT_ITS_DIRECTION
+                assert isinstance(error, expected), error
                 client.base = base
 
     @rule(number=clients, kind=kinds, bytes_max=st.sampled_from((0, 600, 5000, 70_000)))

@@ -1,5 +1,6 @@
 """Rules: sessions that interleave frame by frame, and what befalls client and server meanwhile."""
 
+import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import precondition, rule
 from tests.model.client import ClientKilled, Death, DeathPoint, dying, masked
@@ -71,6 +72,7 @@ class SessionRules(Commands):
                 break
             assert session.wire is not None
             assert session.wire.step(from_client), "both ends wait for each other"
+            self.acted = True
             self._await(self._settle(session))
         self._reap()
 
@@ -80,7 +82,7 @@ class SessionRules(Commands):
         session = self.sessions[which % len(self.sessions)]
         assert session.wire is not None
         session.excused.add(errors.NetworkError)
-        session.wire.was_cut = True
+        session.wire.was_cut = self.acted = True
         session.wire.cut()
         self._await(self._settle(session))
         self._reap()
@@ -105,6 +107,7 @@ class SessionRules(Commands):
 
     @rule(politely=st.booleans())
     def restart_the_server(self, politely: bool) -> None:
+        self.acted = True
         self._count("server restarts" if politely else "server kills")
         for session in self.sessions:
             session.excused |= {errors.NetworkError, errors.ServerShuttingDown}
@@ -149,6 +152,7 @@ class SessionRules(Commands):
         """Killed while it waits for the server; its system closes the connection."""
         session = self.sessions[which % len(self.sessions)]
         assert session.task is not None
+        self.acted = True
         self._count("client deaths in a session")
         session.task.cancel()
         self._settle_all()
@@ -156,6 +160,7 @@ class SessionRules(Commands):
     @rule(hours=st.sampled_from((0, 1, 7, 7, 24 * 8)))
     def look_after_storage(self, hours: int) -> None:
         """Garbage collection and compaction, after a time in which pins, too, may have expired."""
+        self.acted = True
         self.server.clock.advance(hours * 3600)
         for session in self.sessions:
             session.excused.add(errors.SessionTooSlow)
@@ -170,8 +175,11 @@ class SessionRules(Commands):
     def delete_and_recreate_the_database(self) -> None:
         for session in self.sessions:
             session.excused |= {errors.NetworkError, errors.NotFound}
+        self.acted = True
         self._count("databases deleted")
         self._adopt()
+        with pytest.raises(errors.AlreadyExists):
+            self._await(self.server.create_database())
         self._await(self.server.delete_database())
         self._settle_all()
         for session in self.sessions:
@@ -179,7 +187,7 @@ class SessionRules(Commands):
             assert session.wire is not None
             session.wire.cut()
         self._settle_all()
-        assert not self._await(self.server.versions(len(self.versions)))
+        assert self._await(self.server.versions()) == self.events, "a deleted database has grown"
         self._await(self.server.create_database())
         self.versions, self.events, self.acknowledged = [], [], []
         self.been_versions = set()

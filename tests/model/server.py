@@ -35,11 +35,15 @@ from edgereplica.events.domain import (
 )
 from edgereplica.events.errors import EdgeReplicaError, NotFound, ServerShuttingDown
 from edgereplica.events.pages import pages_of
-from edgereplica.fsm.machine import Machine
+from edgereplica.fsm.machine import Machine, server_limits
 from edgereplica.fsm.server_pull import ServerPull
 from edgereplica.fsm.server_push import ServerPush
 
 When = Literal["before", "during", "after"]
+DATABASE_NAME = "db"
+"""Of every database there is, one after the other."""
+BATCH_BYTES = 4096
+"""What the server asks clients to put into one batch, so that small databases need many."""
 PIECES_MAX = 2
 """Versions that compaction leaves alone."""
 Pages = tuple[bytes, ...]
@@ -181,12 +185,13 @@ class Server:
             await self._log.append([(event.stream, 0, [event])])
 
     async def create_database(self) -> None:
-        self.database = self._ids.new_id()
-        name = f"db-{self.database[-8:]}"
+        """`AlreadyExists` while there is one: they all have the same name."""
+        database = self._ids.new_id()
         event = DatabaseCreated(
-            database_id=self.database, org_id=self._org, name=name, created_by=self._user
+            database_id=database, org_id=self._org, name=DATABASE_NAME, created_by=self._user
         )
         await self._log.append([(event.stream, 0, [event])])
+        self.database = database
 
     async def delete_database(self) -> None:
         """As `AdminService` and `SyncServer.end_database` do it."""
@@ -269,7 +274,8 @@ class Server:
         machine: Machine
         end: PushServerEnd | PullServerEnd
         if claims.direction == "push":
-            machine, end = ServerPush(), PushServerEnd(self.services, claims)
+            limits = server_limits() | {"batch_decoded_bytes_max": BATCH_BYTES}
+            machine, end = ServerPush(limits), PushServerEnd(self.services, claims)
         else:
             machine, end = ServerPull(), PullServerEnd(self.services, claims)
         try:
@@ -287,11 +293,11 @@ class Server:
         if error is not None and not isinstance(error, Crashed):
             self.defects.append(error)
 
-    async def versions(self, known: int = 0) -> list[VersionCommitted]:
-        """The versions above `known`, as the log has them."""
+    async def versions(self) -> list[VersionCommitted]:
+        """All versions, as the log has them."""
         recorded = await EventLog(self._repo, self.clock).read(f"database:{self.database}")
         events = [entry.event for entry in recorded]
-        return [event for event in events if isinstance(event, VersionCommitted)][known:]
+        return [event for event in events if isinstance(event, VersionCommitted)]
 
     async def read_version(self, version: int) -> Pages:
         """Every page of a version, by a reader that trusts no cache."""

@@ -6,6 +6,7 @@ every run takes the same steps: what is found by chance is not for a test to dep
 """
 
 from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -14,13 +15,19 @@ from hypothesis.stateful import run_state_machine_as_test
 from tests.helpers_postgres import Postgres
 from tests.helpers_s3 import S3
 from tests.model.convergence import Convergence, EmbeddedConvergence, ScaledOutConvergence
+from tests.model.wire import FRAMES_OF_A_PUSH
 
+from edgereplica.adapters import local_apply, local_fresh
 from edgereplica.adapters.segment_writer import SegmentWriter
+from edgereplica.adapters.staged_content import HeldContent
 from edgereplica.app.history import DatabaseHistory
 from edgereplica.app.pull_client import PullClientEnd
+from edgereplica.app.pull_server import PullServerEnd
+from edgereplica.app.push_client import PushClientEnd
 from edgereplica.app.push_server import PushServerEnd
+from edgereplica.app.sync_services import open_database
 from edgereplica.app.tokens import Keyring
-from edgereplica.events.errors import StorageError
+from edgereplica.events.errors import ProtocolViolation, StorageError
 from edgereplica.events.messages import Hello
 from edgereplica.events.session import PushCommitted
 from edgereplica.fsm.effects import OpenPush
@@ -35,6 +42,9 @@ CI = settings(
     phases=(Phase.generate,),
     suppress_health_check=list(HealthCheck),
 )
+
+FRAMES_WITHIN_THE_PAGES = [30, 35]
+"""Of a push of forty rows: its announcement takes about twenty."""
 
 
 @pytest.mark.parametrize("machine", [Convergence, EmbeddedConvergence])
@@ -85,7 +95,9 @@ def acknowledged_too_soon(patch: pytest.MonkeyPatch) -> None:
     """The client is told of a version that is not in the log."""
 
     async def promise(self: Any, effect: Any) -> PushCommitted:
-        return PushCommitted(self._opened.history.head_version + 1, effect.complete.root or b"")
+        return PushCommitted(
+            self._opened.history.head_version + 1, effect.complete.root or bytes(32)
+        )
 
     patch.setattr(PushServerEnd, "commit", promise)
 
@@ -121,6 +133,78 @@ def uploads_come_after_the_commit(patch: pytest.MonkeyPatch) -> None:
 def tokens_never_expire(patch: pytest.MonkeyPatch) -> None:
     verify = Keyring.verify_sync
     patch.setattr(Keyring, "verify_sync", lambda self, token, now: verify(self, token, 0.0))
+
+
+def v1_pulls_read_the_newest_head(patch: pytest.MonkeyPatch) -> None:
+    """The version is chosen when the session opens, its pages when they are read."""
+    read = PullServerEnd.read
+
+    async def newest(self: Any, effect: Any) -> Any:
+        if self._speaks_v1:
+            opened = await open_database(self._services, self._claims)
+            storage, head = self._services.storage, opened.history.head_version
+            self._selection.page_map = await opened.open_map(storage, head)
+        return await read(self, effect)
+
+    patch.setattr(PullServerEnd, "read", newest)
+
+
+def the_version_before_the_head_is_the_head(patch: pytest.MonkeyPatch) -> None:
+    choose = PullServerEnd._choose
+
+    def later(self: Any, opened: Any, at: Any) -> Any:
+        return choose(self, opened, at + 1 if at == opened.history.head_version - 1 else at)
+
+    patch.setattr(PullServerEnd, "_choose", later)
+
+
+def files_are_not_cut(patch: pytest.MonkeyPatch) -> None:
+    """The header says how many pages there are; the file is longer."""
+
+    class Keeping:
+        def __init__(self, connection: Any) -> None:
+            self._connection = connection
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self._connection, name)
+
+        def execute(self, sql: str, values: Any = ()) -> Any:
+            if values and values[1] is None:
+                return None
+            return self._connection.execute(sql, values)
+
+    connect = local_apply.connect
+    patch.setattr(local_apply, "connect", lambda *given, **more: Keeping(connect(*given, **more)))
+
+
+def second_segment_is_off_by_one(patch: pytest.MonkeyPatch) -> None:
+    """Of what an interrupted push staged, as a resumed one refers to it."""
+    join = HeldContent._join_staged
+
+    def join_wrongly(self: Any, page_size: int, staged: Any) -> Any:
+        table = join(self, page_size, staged)
+        first = len(staged[0][1].block)
+        self._staged.block[first:] -= 1
+        return table
+
+    patch.setattr(HeldContent, "_join_staged", join_wrongly)
+
+
+def two_segments_are_too_many(patch: pytest.MonkeyPatch) -> None:
+    join = HeldContent._join_staged
+
+    def refuse(self: Any, page_size: int, staged: Any) -> Any:
+        if len(staged) > 1:
+            raise ProtocolViolation("as planted")
+        return join(self, page_size, staged)
+
+    patch.setattr(HeldContent, "_join_staged", refuse)
+
+
+@contextmanager
+def left_in_another_mode(connection: object, header: object) -> Iterator[None]:
+    """What should give a file that was not replaced its journal mode back."""
+    yield
 
 
 @pytest.fixture
@@ -211,3 +295,120 @@ def test_finds_a_write_that_an_installation_overwrites(
     model.write(number=1, rows=3, size=10, killed=False)
     with pytest.raises(AssertionError, match="overwrote a change made meanwhile"):
         model.finish(which=0, from_client=True)
+
+
+def test_finds_a_v1_push_acknowledged_too_soon(
+    model: Convergence, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The answer names no version, so nobody missed it."""
+    acknowledged_too_soon(monkeypatch)
+    with pytest.raises(AssertionError, match="an acknowledged push is in no version"):
+        model.push(number=0, wire_version=1, force=False, cut_at=None)
+
+
+def test_finds_a_v1_pull_of_two_versions(
+    model: Convergence, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    v1_pulls_read_the_newest_head(monkeypatch)
+    with pytest.raises(AssertionError, match="a pull gave no version"):
+        model.commit_under_a_v1_pull(reader=1, other=1, rows=30, frames=6, wire_version=2)
+
+
+def test_finds_another_version_than_the_one_asked_for(
+    model: Convergence, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    the_version_before_the_head_is_the_head(monkeypatch)
+    for _ in range(2):
+        model.pull_change_and_push(number=0, rows=3, wire_version=2)
+    with pytest.raises(AssertionError):
+        model.pull_at(number=1, which=0, force=True)
+
+
+@pytest.mark.parametrize("mode", ["WAL", "DELETE"])
+def test_finds_a_file_that_is_not_cut(
+    model: Convergence, monkeypatch: pytest.MonkeyPatch, mode: str
+) -> None:
+    files_are_not_cut(monkeypatch)
+    model.pull_change_and_push(number=0, rows=40, wire_version=2)
+    model.change_journal_mode(number=1, mode=mode)
+    model.pull(number=1, wire_version=2, force=True, backup=False, cut_at=None)
+    model.delete_and_vacuum(number=0, share=4)
+    model.push(number=0, wire_version=2, force=False, cut_at=None)
+    with pytest.raises(AssertionError, match=r"2 pages of 4096 in \d+ bytes"):
+        model.pull(number=1, wire_version=2, force=False, backup=False, cut_at=None)
+
+
+@pytest.mark.parametrize("plant", [second_segment_is_off_by_one, two_segments_are_too_many])
+def test_finds_a_resumed_push_that_takes_what_was_staged_for_something_else(
+    model: Convergence,
+    monkeypatch: pytest.MonkeyPatch,
+    plant: Callable[[pytest.MonkeyPatch], None],
+) -> None:
+    plant(monkeypatch)
+    with pytest.raises((AssertionError, StorageError), match=r"another digest|as planted"):
+        model.push_that_is_cut_again_and_again(
+            number=0, rows=40, frames=FRAMES_WITHIN_THE_PAGES, force=False
+        )
+
+
+def test_a_push_is_resumed_from_several_segments(model: Convergence) -> None:
+    """Else the two above would be found by chance alone."""
+    model.happened.clear()
+    model.push_that_is_cut_again_and_again(
+        number=0, rows=40, frames=FRAMES_WITHIN_THE_PAGES, force=False
+    )
+    assert model.happened["pushes resumed from several segments"] == 1
+    assert model.happened["pushes announced in several windows"] == 1
+    assert model.happened["pushes in several batches"] == 1
+
+
+def test_finds_a_file_that_is_not_replaced_and_loses_its_journal_mode(
+    model: Convergence, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(local_fresh, "_out_of_wal", left_in_another_mode)
+    model.push(number=0, wire_version=2, force=False, cut_at=None)
+    with pytest.raises(AssertionError, match="another journal mode"):
+        model.pull_to_a_full_disk(number=1, page_size=1024, mode="WAL")
+
+
+def test_finds_a_version_that_is_gone_from_the_log(model: Convergence) -> None:
+    for _ in range(2):
+        model.pull_change_and_push(number=0, rows=3, wire_version=2)
+    model.holds()
+    stream = f"database:{model.server.database}"
+    deletion = "DELETE FROM events WHERE stream = ? AND kind = ?"
+    model._await(model.server.services.repo.execute(deletion, stream, "version_committed"))
+    with pytest.raises(AssertionError, match="history is not what it was"):
+        model.holds()
+
+
+def test_finds_that_a_push_of_which_nobody_heard_replaced_unseen_changes(
+    model: Convergence, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    conflicts_are_not_seen(monkeypatch)
+    for number in (0, 1):
+        model.pull_change_and_push(number=number, rows=3, wire_version=2)
+    model.write(number=0, rows=3, size=10, killed=False)
+    with pytest.raises(AssertionError, match="an unforced push replaced unseen changes"):
+        model.push(number=0, wire_version=2, force=False, cut_at=FRAMES_OF_A_PUSH)
+
+
+def test_finds_a_client_that_trips_over_a_token_for_pulling(
+    model: Convergence, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def trip(self: PushClientEnd, effect: object) -> None:
+        raise TypeError("as planted")
+
+    monkeypatch.setattr(PushClientEnd, "hash_window", trip)
+    with pytest.raises(AssertionError, match="as planted"):
+        model.push_with_a_token_for_pulling(number=0, force=False)
+
+
+def test_a_step_in_which_nothing_could_be_done_is_counted_as_such(model: Convergence) -> None:
+    model.holds()
+    model.happened.clear()
+    model.holds()
+    assert model.happened == {"steps with nothing to do": 1}
+    model.change_a_few(number=0, killed=False)
+    model.holds()
+    assert model.happened == {"steps with nothing to do": 1, "steps": 1}

@@ -1,10 +1,12 @@
 """What the model and the simulation found, each by its name."""
 
 import asyncio
+import gc
 from collections.abc import Iterator
 
 import pytest
 from tests.model.convergence import Convergence
+from tests.model.wire import FRAMES_OF_A_PUSH
 
 from edgereplica.adapters.memory_transport import memory_pair
 from edgereplica.app.driver import Driver
@@ -12,14 +14,12 @@ from edgereplica.events.errors import FileReplaced, ServerShuttingDown
 from edgereplica.events.session import Failed
 from edgereplica.fsm.server_push import ServerPush
 
-FRAMES_OF_A_PUSH = 7
-"""Hello, its reply, hashes, complete, the request, pages, the answer."""
-
 
 @pytest.fixture
 def model() -> Iterator[Convergence]:
     model = Convergence()
     model.first_files()
+    model.happened.clear()
     yield model
     model.teardown()
 
@@ -215,3 +215,32 @@ def test_a_dry_run_of_a_push_leaves_no_sidecar(model: Convergence) -> None:
     before = sorted(client.file.path.parent.iterdir())
     model.dry_run(number=0, kind="push", force=False, then_do_it=False)
     assert sorted(client.file.path.parent.iterdir()) == before
+
+
+def test_a_pull_that_is_cut_leaves_nothing_reading_behind(model: Convergence) -> None:
+    """Its half-read pages were left to the garbage collector, which ends one generator within
+    another, and the event loop said of each cut that it had failed."""
+    for _ in range(8):  # segments, more than are read ahead
+        model.write(number=0, rows=10, size=3000, killed=False)
+        model.push(number=0, wire_version=2, force=False, cut_at=None)
+    model.pull(number=2, wire_version=2, force=False, backup=False, cut_at=6)
+    gc.collect()
+    model.push(number=0, wire_version=2, force=False, cut_at=None)
+    gc.collect()
+    model.holds()
+
+
+def test_a_forced_pull_that_begins_anew_replaces_the_file_as_it_is_then(
+    model: Convergence,
+) -> None:
+    """Its sidecar is of a database that is no more, and the application writes before that shows:
+    what is overwritten is what the second reading found, and is kept beside it."""
+    model.push(number=0, wire_version=2, force=False, cut_at=None)
+    model.delete_and_recreate_the_database()
+    model.push(number=1, wire_version=2, force=False, cut_at=None)
+    model.begin(number=0, kind="pull", wire_version=1, force=True)
+    model.step(which=0, from_client=True, steps=1)
+    model.write(number=0, rows=3, size=10, killed=False)
+    model.finish(which=0, from_client=True)
+    assert model.happened["pull begun anew"]
+    assert model.clients[0].base is not None

@@ -5,11 +5,18 @@ could: no sleeping, no polling, whatever threads work underneath.
 """
 
 import asyncio
-from collections import deque
+from collections import Counter, deque
+
+import msgpack
 
 from edgereplica.adapters.frame_queue import FrameQueue
 from edgereplica.adapters.ports import Buffer
 from edgereplica.events.errors import EdgeReplicaError, NetworkError
+
+FRAMES_OF_A_PUSH = 8
+"""The least: hello, its reply, hashes, complete, the request, two pages one by one, the answer."""
+HEAD_BYTES = 64
+"""Of a frame: its kind is within them."""
 
 
 class WireEnd:
@@ -22,6 +29,8 @@ class WireEnd:
         """What this end sent and nobody let through yet."""
         self.waiting = False
         self.ended: NetworkError | None = None
+        self.said: Counter[str] = Counter()
+        """The kinds of the frames that were let through."""
         self.bytes_sent = 0
         self.bytes_received = 0
         self.blocked_seconds = 0.0
@@ -125,10 +134,21 @@ class Wire:
             self.was_cut = True
             self.cut()
             return False
-        self.peer(end).take(end.held.popleft())
+        frame = end.held.popleft()
+        end.said[kind_of(frame)] += 1
+        self.peer(end).take(frame)
         return True
 
     def cut(self) -> None:
         for end in (self.client, self.server):
             end.held.clear()
             end.lose("the connection was cut")
+
+
+def kind_of(frame: bytes) -> str:
+    """What a frame of either wire version says it is."""
+    unpacker = msgpack.Unpacker()
+    unpacker.feed(frame[1:HEAD_BYTES])
+    assert unpacker.read_map_header()
+    assert unpacker.unpack() == "kind"
+    return str(unpacker.unpack())
