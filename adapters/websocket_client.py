@@ -22,8 +22,8 @@ from ..events.errors import (
     error_from_wire,
 )
 from ..events.limits import (
+    CLIENT_FRAME_BYTES_MAX,
     CONNECT_SECONDS_MAX,
-    FRAME_BYTES_MAX,
     PING_IDLE_SECONDS,
     PING_REPLY_SECONDS_MAX,
 )
@@ -87,7 +87,8 @@ class WebSocketTransport(picows.WSListener):
         if not frame.fin or self._partial is not None:
             self._partial = bytearray() if self._partial is None else self._partial
             self._partial += payload
-            if len(self._partial) > FRAME_BYTES_MAX:
+            if len(self._partial) > CLIENT_FRAME_BYTES_MAX:
+                self._partial = bytearray()
                 self._inbox.end(FrameUndecodable("a fragmented message over the frame limit"))
                 transport.disconnect()
                 return
@@ -175,7 +176,7 @@ async def connect(url: str, token: str, direction: str | None = None) -> WebSock
                 WebSocketTransport,
                 url,
                 extra_headers=headers,
-                max_frame_size=FRAME_BYTES_MAX + 1024,
+                max_frame_size=CLIENT_FRAME_BYTES_MAX,
                 enable_auto_ping=True,
                 auto_ping_idle_timeout=PING_IDLE_SECONDS,
                 auto_ping_reply_timeout=PING_REPLY_SECONDS_MAX,

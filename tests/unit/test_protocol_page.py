@@ -51,6 +51,7 @@ def test_every_kind_and_key_has_its_row_in_order(version: int) -> None:
         (f"{limits.SESSION_IDLE_SECONDS} seconds for each further step", True),
         ("a day for the whole session", limits.SESSION_SECONDS_MAX == 86_400),
         ("4 MiB of frames wait to be handled (`INBOUND", limits.INBOUND_BYTES_MAX == 4 << 20),
+        ("4 MiB from a server, more", limits.CLIENT_FRAME_BYTES_MAX == 4 << 20),
         ("4 MiB wait to be sent (`OUTBOUND", limits.OUTBOUND_BYTES_MAX == 4 << 20),
     ],
 )

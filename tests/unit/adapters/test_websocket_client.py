@@ -12,6 +12,7 @@ import pytest
 
 from edgereplica.adapters.websocket_client import connect
 from edgereplica.events.errors import NetworkError
+from edgereplica.events.limits import CLIENT_FRAME_BYTES_MAX
 
 SECONDS_MAX = 10
 BLOCKED_SECONDS = 0.5
@@ -143,15 +144,16 @@ def test_a_message_in_many_fragments_is_put_together() -> None:
     assert asyncio.run(scenario()) == b"xxxy,z"
 
 
+@pytest.mark.parametrize("length", [CLIENT_FRAME_BYTES_MAX + 1, 1 << 40])
 def test_a_frame_that_cannot_be_read_says_nothing_on_the_terminal(
-    capfd: pytest.CaptureFixture[str],
+    capfd: pytest.CaptureFixture[str], length: int
 ) -> None:
     """Its error once stood there with a traceback, after whatever the command had to say."""
 
     async def scenario() -> None:
         async def claim(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             await _greet(reader, writer)
-            writer.write(b"\x82\x7f" + (1 << 40).to_bytes(8, "big"))
+            writer.write(b"\x82\x7f" + length.to_bytes(8, "big"))
             await reader.read()
             writer.close()
 
