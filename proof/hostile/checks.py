@@ -2,7 +2,7 @@
 
 from proof.running import Check
 
-from . import bombs, frames, images, messages, tokens
+from . import bombs, frames, images, messages, servers, tokens
 
 CHECKS = {
     "frames": Check(
@@ -15,6 +15,9 @@ CHECKS = {
     ),
     "bombs": Check(
         bombs.bombs, 10_000, "bombs", "small and claiming to be large; memory is measured", 400
+    ),
+    "servers": Check(
+        servers.servers, 300, "syncs", "of a whole client with a server that lies", 36
     ),
     "images": Check(
         images.images, 5_000, "images", "mutated SQLite files, pushed and pulled into", 20
