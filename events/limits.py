@@ -17,8 +17,8 @@ DIGEST_BYTES: Final = 32
 # Wire
 FRAME_BYTES_MAX: Final = 16 * 1024 * 1024
 CLIENT_FRAME_BYTES_MAX: Final = 4 * 1024 * 1024
-"""What a client takes from a server: more than any message that it accepts. A frame is held in up to
-four copies until it is refused."""
+"""What a client takes from a server: more than any message that it accepts. A frame is held in up
+to four copies until it is refused."""
 BATCH_DECODED_BYTES_MAX: Final = 1024 * 1024
 AUTO_COMPRESSED_BYTES: Final = 16 * 1024 * 1024
 """What `--compress auto` compresses before it has measured the link: enough to make up for the
