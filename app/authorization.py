@@ -1,9 +1,10 @@
 """Who may call what: one table, from which the gates decide and the specification is written.
 
 `RULES` has a row for every call of all services and for the two directions of a sync. A handler
-gates itself with `authorize(session, call)`: nothing else decides by role or by restriction. What a
-call names is looked up by the use case that it names it to; `Rule.refuses` says what that answers,
-for the specification: what is another organization's answers like what does not exist.
+gates itself with `authorize(session, call)`: no other place decides by a restriction, or to whom a
+call is closed. Whose it is that a call names, only the use case can see when it looks it up;
+`Rule.refuses` says what it answers then. What is another organization's answers like what does not
+exist.
 
 `specs/authorization.md` is `table()`; a test tries every cell against a real server.
 

@@ -208,7 +208,9 @@ def test_every_cell_of_a_call(tmp_path: Path, family: str) -> None:
             for call, whose in calls:
                 expected = outcome(call, caller, whose)
                 organization = organization or await Organization.make(world)
-                for variant in organization.variants(call.partition(" ")[0], caller, whose):
+                variants = organization.variants(call.partition(" ")[0], caller, whose)
+                # Without a session nothing of the request is looked at.
+                for variant in variants[:1] if expected == "unauthenticated" else variants:
                     organization = organization or await Organization.make(world)
                     attempt = Attempt(organization, call, caller, whose, variant)
                     try:
