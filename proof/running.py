@@ -41,6 +41,8 @@ Counts = Counter[str]
 PROCESSES = 2
 STOP_SECONDS_MAX = 30
 TELL_SECONDS = 0.2
+TELL_LOG_SECONDS = 10.0
+"""Where standard error is no terminal: a line each so often."""
 
 
 class CheckFailed(Exception):
@@ -85,7 +87,8 @@ class Job:
 class Check:
     """`says` is its line in `--help`; `least` the count of the tests; `unit` what is counted.
 
-    A check whose figures are times runs alone, in one process.
+    A check whose figures are times runs alone, in one process. `lacks` says what figures of a full
+    count lack to have shown what the check is for; a smaller run may miss it by its dice.
     """
 
     work: Callable[[Job], Counts]
@@ -94,6 +97,7 @@ class Check:
     says: str
     least: int = 1
     processes: int = PROCESSES
+    lacks: Callable[[Counts], list[str]] = lambda _: []
 
 
 Checks = Mapping[str, Check]
@@ -118,7 +122,9 @@ def run_here(suite: str, checks: Checks, name: str, scale: float, seed: int, pag
     ):
         count = count_of(check, scale)
         job = Job(Path(directory), count, Random(f"{seed}/0"), share=count / check.full)
-        evidence.counts |= _figures(check.work(job), scale)
+        counts = check.work(job)
+        evidence.counts |= _figures(counts, scale)
+        _require(check, counts, scale)
 
 
 def run(suite: str, checks: Checks, name: str, scale: float, seed: int, page: Path) -> None:
@@ -135,7 +141,9 @@ def run(suite: str, checks: Checks, name: str, scale: float, seed: int, page: Pa
         for part in range(parts):
             share = count // parts + (part < count % parts)
             workers.start(module, name, (share, seed, part, parts, count / check.full))
-        evidence.counts |= _figures(workers.result(told.rounds), scale)
+        counts = workers.result(told.rounds)
+        evidence.counts |= _figures(counts, scale)
+        _require(check, counts, scale)
 
 
 def _figures(counts: Counts, scale: float) -> dict[str, int | float | str]:
@@ -143,28 +151,36 @@ def _figures(counts: Counts, scale: float) -> dict[str, int | float | str]:
     return figures if scale == 1 else {**figures, "scale": scale}
 
 
+def _require(check: Check, counts: Counts, scale: float) -> None:
+    missing = check.lacks(counts) if scale >= 1 else []
+    if missing:
+        raise CheckFailed(f"it has not shown enough: {'; '.join(missing)}")
+
+
 class _Told:
-    """How far a check is, on one line of a terminal, again and again; nothing anywhere else."""
+    """How far a check is: on one line of a terminal, again and again; else a line now and then."""
 
     def __init__(self, name: str, count: int, unit: str) -> None:
         self._name, self._count, self._unit = name, count, unit
         self._started = self._told = time.monotonic()
         self._terminal = sys.stderr.isatty()
+        self._every_seconds = TELL_SECONDS if self._terminal else TELL_LOG_SECONDS
 
     def rounds(self, done: int) -> None:
         now = time.monotonic()
-        if not self._terminal or now - self._told < TELL_SECONDS:
+        if now - self._told < self._every_seconds:
             return
         self._told = now
         passed = now - self._started
         left = f", {passed / done * (self._count - done):,.0f} s left" if done else ""
         words = f"{self._name}: {done:,} of {self._count:,} {self._unit}, {passed:,.0f} s{left}"
-        sys.stderr.write(f"\r\x1b[K{words}")
+        sys.stderr.write(f"\r\x1b[K{words}" if self._terminal else f"{words}\n")
         sys.stderr.flush()
 
     def __enter__(self) -> "_Told":
-        self._told = 0.0
-        self.rounds(0)
+        if self._terminal:
+            self._told = 0.0
+            self.rounds(0)
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -8,6 +8,7 @@ progress that the product tells by itself; nothing of the product is replaced.
 import asyncio
 import multiprocessing
 import resource
+import signal
 import time
 from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection
@@ -86,12 +87,17 @@ class Sync:
         return True
 
     def end(self) -> tuple[str, Any] | None:
-        """("done", result) or ("failed", error code), or None: it died first."""
+        """("done", result) or ("failed", error code), or None: it was killed, or died, first."""
         while not self.told.closed and self._hear():
             pass
         self.process.join()
         self.told.close()
         return self.ending
+
+    @property
+    def crashed(self) -> bool:
+        """Whether it ended as no program should that nobody has killed. Only after `end`."""
+        return self.process.exitcode not in (0, -signal.SIGKILL)
 
 
 def start_sync(

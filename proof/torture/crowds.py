@@ -1,6 +1,7 @@
 """Many at once: pushers of one database, databases, a writer that never stops."""
 
 import asyncio
+import dataclasses
 import shutil
 import sqlite3
 import struct
@@ -14,8 +15,10 @@ from typing import Any
 from tests.helpers_local import python
 from tests.helpers_server import START_SECONDS_MAX
 
+from edgereplica.adapters.websocket_client import connect
+from edgereplica.app.replica import AsyncReplica
 from edgereplica.app.results import PullResult, PushResult
-from edgereplica.events.errors import Conflict
+from edgereplica.events.errors import Conflict, EdgeReplicaError
 from proof.evidence import ROOT
 from proof.running import Counts, Job
 
@@ -25,27 +28,102 @@ CLIENTS = 32
 DATABASES = 64
 
 
+class _Abreast:
+    """Pushes that begin to send pages together: by then the server has greeted every one of them,
+    and nobody has won."""
+
+    def __init__(self, count: int) -> None:
+        self._missing = count
+        self._all_here = asyncio.Event()
+
+    def count_in(self) -> None:
+        """One of them is there, or will never be."""
+        self._missing -= 1
+        if self._missing == 0:
+            self._all_here.set()
+
+    async def wait(self) -> None:
+        self.count_in()
+        await self._all_here.wait()
+
+
+class _Pusher:
+    """The transport of one push; it waits for the others before its first page, if it shall."""
+
+    def __init__(self, inner: Any, abreast: _Abreast | None) -> None:
+        self._inner = inner
+        self._abreast = abreast
+        self.has_sent_pages = False
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._inner, name)
+
+    async def send(self, frame: Any) -> None:
+        if not self.has_sent_pages and b"page_data" in bytes(frame[:40]):
+            self.has_sent_pages = True
+            if self._abreast is not None:
+                await self._abreast.wait()
+        await self._inner.send(frame)
+
+
+async def _push_all(replicas: list[AsyncReplica], together: bool) -> list[tuple[Any, bool]]:
+    """(what became of it, whether it had sent pages) of each push."""
+    abreast = _Abreast(len(replicas)) if together else None
+
+    async def push(replica: AsyncReplica) -> tuple[Any, bool]:
+        pushers: list[_Pusher] = []
+
+        async def listened(url: str, bearer: str) -> Any:
+            pushers.append(_Pusher(await connect(url, bearer, "push"), abreast))
+            return pushers[-1]
+
+        replica.options = dataclasses.replace(replica.options, connector=listened)
+        result: Any
+        try:
+            result = await replica.push()
+        except EdgeReplicaError as error:
+            result = error
+        has_sent = any(pusher.has_sent_pages for pusher in pushers)
+        if abreast is not None and not has_sent:
+            abreast.count_in()
+        return result, has_sent
+
+    return await asyncio.gather(*map(push, replicas))
+
+
 def one_database(job: Job) -> Counts:
-    """Rounds of 32 clients that push changes of the same version at once."""
+    """Rounds of 32 clients that push changes of the same version at once.
+
+    In every other round all of them are greeted before any sends its pages: then nobody loses but
+    at the compare-and-swap. In the others they run as they like, and the slow lose at hello.
+    """
     found = Counts({"rounds": 0, "pushes": 0, "winners": 0, "conflicts": 0})
     with Server(job.root / "data") as server:
         world = World(job.root, server, job.dice)
-        for _ in job.rounds():
+        for number in job.rounds():
+            together = number % 2 == 0
             base = world.known
             paths = [job.root / f"client-{n}.db" for n in range(CLIENTS)]
             for path in paths:
                 _copy(world.origin, path)
                 edit(path, job.dice)
-            results = asyncio.run(_all([world.replica(path, "push").push() for path in paths]))
+            replicas = [world.replica(path, "push") for path in paths]
+            ended = asyncio.run(_push_all(replicas, together))
+            results = [result for result, _ in ended]
             winners = [n for n, r in enumerate(results) if isinstance(r, PushResult)]
             losers = [r for r in results if isinstance(r, Conflict)]
             if len(winners) != 1 or len(losers) != CLIENTS - 1:
                 raise Violation(f"{len(winners)} winners, {len(losers)} conflicts: {results}")
             if any(loser.details.get("head") != base + 1 for loser in losers):
                 raise Violation("a conflict does not name the head")
+            late = sum(sent for result, sent in ended if isinstance(result, Conflict))
+            if together and late != len(losers):
+                raise Violation(f"{len(losers) - late} of {len(losers)} lost before they could")
             _copy(paths[winners[0]], world.origin)
             world.check(results[winners[0]].version, must_be_new=True)
             found.update(rounds=1, pushes=CLIENTS, winners=1, conflicts=len(losers))
+            found["lost at the compare-and-swap"] += late
+            found["lost at hello"] += len(losers) - late
     found.update({"torn": 0, "acknowledged losses": 0})
     return found
 

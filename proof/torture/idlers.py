@@ -2,7 +2,8 @@
 
 They come from several addresses, because the server bounds what one address may hold, and from a
 process of their own, so that only the server can make the client wait. Those the server closes are
-opened again at once.
+opened again at once. It may close what says nothing for long enough; a crowd that it has thinned
+out before that was no burden to it, and its times say nothing.
 """
 
 import asyncio
@@ -15,6 +16,7 @@ from multiprocessing.connection import Connection
 from statistics import median
 from urllib.parse import urlsplit
 
+from edgereplica.events.limits import REQUEST_SECONDS_MAX, SESSION_HELLO_SECONDS
 from proof.running import Counts, Job
 
 from .client import processes
@@ -27,6 +29,9 @@ TURNS = 3
 ATTEMPTS = 3
 """Measurements before it counts that a time has more than doubled: a machine has other work too."""
 DRIBBLE_SECONDS = 0.5
+GONE_SHARE_MAX = 0.05
+PATIENCE_SECONDS = min(REQUEST_SECONDS_MAX, SESSION_HELLO_SECONDS)
+"""So long the server bears every one of the crowd: the first it closes are these."""
 IDLE_UPGRADED_SHARE = 3
 """Every third idle connection has opened a WebSocket, and says nothing on it."""
 
@@ -43,12 +48,14 @@ def idle_connections(job: Job) -> Counts:
         for attempt in count(1):
             alone: list[float] = []
             beside: list[float] = []
-            fewest, again = 2 * job.count, 0
+            fewest, again, outlasted = 2 * job.count, 0, 0
             for _ in range(TURNS):
                 alone += _honest(world, rounds)
                 with _crowd(server.base, tokens, job.count) as crowd:
                     beside += _honest(world, rounds)
                 fewest, again = min(fewest, crowd.fewest), again + crowd.again
+                outlasted += crowd.seconds >= PATIENCE_SECONDS
+                _require_crowd(crowd, 2 * job.count)
             times = median(alone), median(beside)
             if times[1] <= 2 * times[0]:
                 break
@@ -61,12 +68,28 @@ def idle_connections(job: Job) -> Counts:
             "dribbling": job.count,
             "fewest open at a time": fewest,
             "opened again": again,
+            "turns that outlasted the server's patience": outlasted,
             "syncs timed": 2 * (len(alone) + len(beside)),
             "microseconds alone": round(times[0] * 1e6),
             "microseconds beside": round(times[1] * 1e6),
             "measurements": attempt,
         }
     )
+
+
+def _require_crowd(crowd: "_Crowd", count: int) -> None:
+    """A crowd that stood for less than the server's patience is still there, nearly all of it."""
+    few = count * GONE_SHARE_MAX
+    if crowd.seconds < PATIENCE_SECONDS and (crowd.fewest < count - few or crowd.again > few):
+        raise Violation(
+            f"of a crowd of {count} the server left {crowd.fewest} open, {crowd.again} had to be "
+            f"opened again within {crowd.seconds:.0f} s"
+        )
+
+
+def lacks(counts: Counts) -> list[str]:
+    outlasted = counts["turns that outlasted the server's patience"]
+    return ["no crowd was judged: all outlasted the server's patience"] * (outlasted == TURNS)
 
 
 def _honest(world: World, rounds: int) -> list[float]:
@@ -89,10 +112,12 @@ def _honest(world: World, rounds: int) -> list[float]:
 
 
 class _Crowd:
-    """What the crowd's process has told: the fewest connections open, how many opened again."""
+    """What the crowd's process has told: the fewest connections open, how many opened again, and
+    how long ago it opened the first."""
 
     fewest = 0
     again = 0
+    seconds = 0.0
 
 
 @contextmanager
@@ -108,7 +133,7 @@ def _crowd(base: str, tokens: list[str], count: int) -> Iterator[_Crowd]:
             raise Violation("the crowd did not gather")
         yield told
         ours.send("enough")
-        told.fewest, told.again = ours.recv()
+        told.fewest, told.again, told.seconds = ours.recv()
     finally:
         ours.close()
         process.join()
@@ -120,11 +145,14 @@ def _gather(base: str, tokens: list[str], count: int, parent: Connection) -> Non
 
 async def _stand(base: str, tokens: list[str], each: int, parent: Connection) -> None:
     members = [_Member(base, tokens, number, number >= each) for number in range(2 * each)]
+    started = time.monotonic()
     for member in members:
         await member.open()
     parent.send("standing")
-    fewest, again = len(members), 0
-    while not parent.poll():
+    fewest, again, enough = len(members), 0, False
+    while not enough:
+        # The last look comes when all is timed: a server that closes at once has done it by then.
+        enough = parent.poll()
         gone = [member for member in members if member.gone]
         fewest = min(fewest, len(members) - len(gone))
         again += len(gone)
@@ -132,9 +160,10 @@ async def _stand(base: str, tokens: list[str], each: int, parent: Connection) ->
             await member.open()
         for member in members:
             member.dribble()
-        await asyncio.sleep(DRIBBLE_SECONDS)
+        if not enough:
+            await asyncio.sleep(DRIBBLE_SECONDS)
     with suppress(BrokenPipeError):
-        parent.send((fewest, again))
+        parent.send((fewest, again, time.monotonic() - started))
     os._exit(0)  # a thousand connections end as those of a client that is killed
 
 
@@ -165,17 +194,26 @@ class _Member:
         )
         if not self._dribbles:
             if self._kind % IDLE_UPGRADED_SHARE == 0:
-                self._writer.write(upgrade_request(self._token))
+                await self._upgrade()
         elif self._kind == 0:  # a request that never ends
             self._rest = upgrade_request(self._token)[:-4] + b"\r\nX-More: " + b"x" * 4000
         elif self._kind == 1:  # a WebSocket's frame that never ends (RFC 6455 §5.2)
-            self._writer.write(upgrade_request(self._token))
+            await self._upgrade()
             self._rest = b"\x82\xfe\x10\x00" + bytes(4) + b"\x02" + b"\x81" * 4000
         else:  # a body that never ends
             self._rest = (
                 b"POST /edgereplica.admin.v1.AdminService/Login HTTP/1.1\r\nHost: x\r\n"
                 b"Content-Type: application/json\r\nContent-Length: 9000\r\n\r\n"
             ) + b" " * 8000
+
+    async def _upgrade(self) -> None:
+        """Open a WebSocket: until that is answered nobody may send a frame (RFC 6455 §4.1)."""
+        assert self._reader is not None
+        assert self._writer is not None
+        self._writer.write(upgrade_request(self._token))
+        # A server that will not have it closes: that is noticed with all that are gone.
+        with suppress(asyncio.IncompleteReadError, ConnectionError):
+            await self._reader.readuntil(b"\r\n\r\n")
 
     def dribble(self) -> None:
         if self._dribbles and not self.gone:

@@ -14,10 +14,11 @@ from pathlib import Path
 from random import Random
 
 from edgereplica.app.results import PushResult
+from edgereplica.events.errors import NetworkError
 from proof.running import Counts, Job
 
 from .client import ENDED, PHASES, Sync, start_sync, usual_seconds
-from .world import Server, Violation, World, require_tidy, snapshot
+from .world import Server, Violation, World, journal_mode, require_tidy, snapshot
 
 ROWS, CHANGES = 5000, 400
 """Sessions of about one megabyte: several frames of pages, tens of milliseconds."""
@@ -27,22 +28,29 @@ OVERSHOOT = 1.1
 """A phase may last longer than usual: its last part is aimed at too."""
 
 
+def phase_of(shot: int, kinds: int = 1) -> int:
+    """Which phase, of all, a shot is aimed at; with it goes the kind `shot % kinds`.
+
+    As many shots as there are phases are aimed at each of them once; `kinds` times as many meet
+    every kind in every phase.
+    """
+    return (shot + shot // len(PHASES["push"]) * (kinds > 1)) % len(PHASES["push"])
+
+
 class Marksman:
     """Kills aimed at every phase alike. `counts` says what was hit."""
 
     def __init__(self, way: str, dice: Random, samples: list[Sync]) -> None:
         self.way, self.dice = way, dice
         self.usual = usual_seconds(samples, way)
-        self.targets = [phase for phase in PHASES[way] if phase in self.usual]
-        self.shots = 0
-        self.hits = Counts({_hit(phase): 0 for phase in (*self.targets, ENDED)})
+        self.hits = Counts({_hit(phase): 0 for phase in (*PHASES[way], ENDED)})
 
-    def shoot(self, sync: Sync, kill: Callable[[], None]) -> None:
-        """Call `kill` at a random moment of the next target."""
-        target = self.targets[self.shots % len(self.targets)]
-        self.shots += 1
+    def shoot(self, sync: Sync, at: int, kill: Callable[[], None]) -> None:
+        """Call `kill` at a random moment of the phase with the number `at`."""
+        target = PHASES[self.way][at]
         sync.wait_for(target, self.way)
-        time.sleep(self.dice.uniform(0, self.usual[target] * OVERSHOOT))
+        # Rather early than late: what is heard of a phase is heard a little after it has begun.
+        time.sleep(self.usual.get(target, 0) * OVERSHOOT * self.dice.random() ** 2)
         sync.hear_all()
         hit = sync.phase
         kill()
@@ -51,9 +59,10 @@ class Marksman:
             hit = sync.phase
         self.hits[_hit(hit)] += 1
 
-    @property
-    def counts(self) -> Counts:
-        return self.hits
+
+def phases_missed(way: str, counts: Counts) -> list[str]:
+    """The phases in which no kill fell."""
+    return [f"no kill {_hit(phase)}" for phase in PHASES[way] if not counts[_hit(phase)]]
 
 
 def _hit(phase: str) -> str:
@@ -72,8 +81,9 @@ def _samples(world: World, way: str, prepare: Callable[[], Path]) -> list[Sync]:
     for _ in range(SAMPLES):
         path = prepare()
         sync = _start(world, way, path)
-        if sync.end() is None:
-            raise Violation("an undisturbed sync died")
+        told = sync.end()
+        if told is None or told[0] != "done":
+            raise Violation(f"an undisturbed sync failed: {told}")
         found.append(sync)
         if way == "push":
             world.push()
@@ -100,12 +110,12 @@ def _kill_pushes(job: Job, server: Server, kill_server: Callable[[], None] | Non
     world = World(job.root, server, job.dice, ROWS, CHANGES)
     marksman = Marksman("push", job.dice, _samples(world, "push", lambda: _edited(world)))
     found = Counts({"kills": 0, "acknowledged before": 0, "committed unheard": 0})
-    for _ in job.rounds():
+    for number in job.rounds():
         world.edit()
         before, known = snapshot(world.origin), world.known
         sync = _start(world, "push", world.origin)
-        marksman.shoot(sync, kill_server or sync.process.kill)
-        version = _acknowledged(sync.end())
+        marksman.shoot(sync, phase_of(_shot(job, number)), kill_server or sync.process.kill)
+        version = _acknowledged(sync, may_fail=kill_server is not None)
         if kill_server is not None:
             server.start()
         if snapshot(world.origin) != before:
@@ -115,15 +125,34 @@ def _kill_pushes(job: Job, server: Server, kill_server: Callable[[], None] | Non
         found["acknowledged before"] += version is not None
         found["committed unheard"] += head > known and version is None
         world.retry()
-    found.update(marksman.counts)
+    found.update(marksman.hits)
     found.update({"torn": 0, "acknowledged losses": 0, "retries that failed": 0})
     return found
 
 
-def _acknowledged(told: object) -> int | None:
-    if isinstance(told, tuple) and isinstance(told[1], PushResult):
-        return told[1].version
-    return None
+def _shot(job: Job, number: int) -> int:
+    """The shots of all processes together, so that even a few of them meet every phase."""
+    return number * job.parts + job.part
+
+
+def _acknowledged(sync: Sync, may_fail: bool) -> int | None:
+    """The version a push was told of. It may fail when it is its server that was killed, and then
+    says so: by the network's error, not by a crash."""
+    told = sync.end()
+    _require_no_crash(sync)
+    if told is None:
+        if may_fail:
+            raise Violation("a client said nothing when its server was killed")
+        return None
+    kind, said = told
+    if kind == "failed" and not (may_fail and said == NetworkError.code):
+        raise Violation(f"a client failed with {said}")
+    return said.version if isinstance(said, PushResult) else None
+
+
+def _require_no_crash(sync: Sync) -> None:
+    if sync.crashed:
+        raise Violation(f"a client crashed (exit code {sync.process.exitcode})")
 
 
 KINDS = ("wal", "rollback", "fresh")
@@ -140,22 +169,26 @@ def kill_pull(job: Job) -> Counts:
             for kind, replica in replicas.items()
         }
         for number in job.rounds():
-            kind = KINDS[number % len(KINDS)]
+            shot = _shot(job, number)
+            kind = KINDS[shot % len(KINDS)]
             replica = _pushed(world, replicas[kind])()
             new = world.content[world.known]
-            old = snapshot(replica) if replica.exists() else None
+            old, mode = snapshot(replica) if replica.exists() else None, journal_mode(replica)
             sync = _start(world, "pull", replica)
-            marksmen[kind].shoot(sync, sync.process.kill)
+            marksmen[kind].shoot(sync, phase_of(shot, len(KINDS)), sync.process.kill)
+            _require_no_crash(sync)
             now = snapshot(replica) if replica.exists() else None
             if now not in (old, new):
                 raise Violation(f"a {kind} replica is torn")
-            if sync.ending is not None and now != new:
-                raise Violation("a pull that was acknowledged is not in the file")
+            if sync.ending is not None and (sync.ending[0] != "done" or now != new):
+                raise Violation(f"a pull that ended with {sync.ending} is not in the file")
             found["kills"] += 1
             found["new version found" if now == new else "old version found"] += 1
             _pull_again(world, replica, new)
+            if mode not in (None, journal_mode(replica)):
+                raise Violation(f"a {kind} replica lost its journal mode")
     for marksman in marksmen.values():
-        found.update(marksman.counts)
+        found.update(marksman.hits)
     found.update({"torn": 0, "retries that failed": 0, "retries that needed --force": 0})
     return found
 

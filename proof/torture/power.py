@@ -31,7 +31,7 @@ from proof.running import Counts, Job
 from .client import start_sync
 from .disks import Disk, Image
 from .syscalls import Note, Recorder
-from .world import UNHURRIED, Server, Violation, World, edit, require_tidy, snapshot
+from .world import UNHURRIED, Server, Violation, World, edit, require_tidy, resize, snapshot
 
 SERVER_IMAGES, CLIENT_IMAGES = 50, 25
 """Images of one recording, at most."""
@@ -243,7 +243,7 @@ def _record_pull(
             app.execute(f"PRAGMA journal_mode = {'wal' if kind.startswith('wal') else 'delete'}")
     world.edit()
     if kind.endswith("another page size"):
-        _resize(world.origin)
+        resize(world.origin)
     world.push()
     with _held_open(path) if kind.endswith("elsewhere") else nullcontext():
         old = snapshot(path) if path.exists() else None
@@ -256,13 +256,6 @@ def _record_pull(
         if told is None or told[0] != "done":
             raise Violation(f"an undisturbed pull failed: {told}")
         return old, world.content[world.known], _checked(path.parent, recorder, disk, [])
-
-
-def _resize(origin: Path) -> None:
-    with closing(sqlite3.connect(origin)) as app:
-        (size,) = app.execute("PRAGMA page_size").fetchone()
-        app.execute(f"PRAGMA page_size = {1024 if size == 4096 else 4096}")
-        app.execute("VACUUM")
 
 
 @contextmanager

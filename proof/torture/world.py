@@ -232,7 +232,8 @@ def snapshot(path: Path) -> list[bytes]:
     """The file's pages by SQLite, what a mere opening may rewrite blanked.
 
     It is a copy that is opened: a file with a hot journal stays as the fault left it, so that
-    it is the product that recovers it.
+    it is the product that recovers it. How many pages there are SQLite takes from page 1; that the
+    file ends with the last of them is checked here, or a truncation that is left out passes.
     """
     with tempfile.TemporaryDirectory(dir=SCRATCH) as directory:
         copy = Path(directory) / path.name
@@ -241,7 +242,23 @@ def snapshot(path: Path) -> list[bytes]:
             side = path.with_name(path.name + suffix)
             if side.exists():
                 shutil.copyfile(side, copy.with_name(copy.name + suffix))
-        return masked(pages_by_sqlite(copy))
+        pages = pages_by_sqlite(copy)
+        # The last connection is closed: what the log or the journal held is in the file.
+        size, whole = copy.stat().st_size, sum(map(len, pages))
+        if size != whole:
+            raise Violation(f"{path.name} has {size} bytes, its {len(pages)} pages are {whole}")
+        return masked(pages)
+
+
+def journal_mode(path: Path) -> bytes | None:
+    """Bytes 18-19 of the file, which say WAL or rollback; None without a file.
+
+    A replica keeps its own, whatever it pulls: `snapshot` does not see them.
+    """
+    if not path.exists():
+        return None
+    with path.open("rb") as file:
+        return file.read(20)[18:]
 
 
 def require_tidy(path: Path) -> None:
@@ -289,3 +306,11 @@ def edit(path: Path, dice: Random, changes: int = 60) -> None:
         app.execute("COMMIT")
         if kind == 1:
             app.execute("VACUUM")
+
+
+def resize(path: Path) -> None:
+    """Give the database another page size: whoever has it replaces the file as a whole."""
+    with closing(sqlite3.connect(path)) as app:
+        (size,) = app.execute("PRAGMA page_size").fetchone()
+        app.execute(f"PRAGMA page_size = {1024 if size == 4096 else 4096}")
+        app.execute("VACUUM")
