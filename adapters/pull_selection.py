@@ -7,8 +7,10 @@ page, beside the version's map.
 import numpy as np
 from blake3 import blake3
 
+from ..events.errors import ProtocolViolation
+from ..events.limits import RANGE_PAGES_MAX
 from ..events.messages import HashRanges, Windows
-from ..events.pages import Runs
+from ..events.pages import Runs, merge_runs, without_page
 from .page_arrays import (
     digest_rows,
     rows_differ,
@@ -57,19 +59,20 @@ class PullSelection:
 
     def compare_ranges(self, ranges: HashRanges) -> Runs:
         """The client holds ranges of these hashes; the pages of those that differ."""
+        page_count = self.page_map.page_count
+        inside = [(first, last, end, combined) for first, last, combined in ranges
+                  for end in [min(last, page_count)] if first <= end]  # fmt: skip
+        if sum(end - first + 1 for first, _, end, _ in inside) > page_count + RANGE_PAGES_MAX:
+            raise ProtocolViolation("ranges overlap")  # each page would be hashed many times
         differing = []
-        for first, last, combined in ranges:
-            end = min(last, self.page_map.page_count)
-            if end < first:
-                continue
+        for first, last, end, combined in inside:
             at = slice(first - 1, end)
             same = end == last and blake3(self.page_map.digests[at].data).digest() == combined
             self._wanted[at] = not same
             if not same:
-                differing.append(np.arange(first, end + 1, dtype=np.uint32))
+                differing.append((first, end))
         self._skip_lock_page()
-        pages = np.unique(np.concatenate(differing)) if differing else np.empty(0, np.uint32)
-        return runs_of_pages(pages[pages != self.page_map.lock_page].astype(np.uint32))
+        return without_page(merge_runs(differing, page_count), self.page_map.lock_page)
 
     def mark_sent(self, runs: Runs) -> None:
         for first, last in runs:

@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
+from typing import Final
 
 import numpy as np
 
@@ -26,7 +27,7 @@ from ..events.limits import (
     PAGES_PER_DATABASE_MAX,
     RANGE_PAGES_MAX,
 )
-from ..events.pages import Run, Runs, count_pages, lock_byte_page
+from ..events.pages import Run, Runs, count_pages, lock_byte_page, merge_runs
 from .block_table import CODECS
 from .hashing import hash_pages
 from .map_format import encode_delta, encode_snapshot, map_key
@@ -44,6 +45,9 @@ from .ports import Buffer, Ids, ObjectStore
 from .segment_writer import Abandoned, OnSegment, SegmentWriter
 from .segments import decode_block
 from .staged_content import HeldContent
+
+_KEPT_RUNS_MIN: Final = 1024
+"""Runs of kept pages that are not worth joining."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +103,7 @@ class PushStage:
         self._lock_page = lock_byte_page(self._page_size)
         self._table = PageTable()
         self._kept: list[Run] = []
+        self._kept_runs_max = _KEPT_RUNS_MIN
         self._final: _Final | None = None
         self._segments = SegmentWriter(objects, ids, org_id, on_segment)
         self._on_sealed = on_sealed
@@ -167,7 +172,7 @@ class PushStage:
             if last > base.page_count or base.range_hash(first, last) != combined:
                 differing.append((first, last))
                 continue
-            self._kept.append((first, last))
+            self._keep(first, last)
             announced = self._table.pages_within(first, last)
             if len(announced):
                 rows = announced.astype(np.int64) - 1
@@ -175,7 +180,16 @@ class PushStage:
                 self._table.put(announced, mine)
         if all(a[1] < b[0] for a, b in pairwise(differing)):
             return tuple(differing)
-        return runs_of_pages(np.unique(pages_of_runs(tuple(differing))))
+        # By their ends: a frame of 128 KB can name three thousand times the same 65,536 pages.
+        return merge_runs(differing, PAGES_PER_DATABASE_MAX)
+
+    def _keep(self, first: int, last: int) -> None:
+        """Note pages that keep the base's content. They may be named again and again: what is
+        noted stays in proportion to the base."""
+        self._kept.append((first, last))
+        if len(self._kept) >= self._kept_runs_max:
+            self._kept = list(merge_runs(self._kept, PAGES_PER_DATABASE_MAX))
+            self._kept_runs_max = 2 * len(self._kept) + _KEPT_RUNS_MIN
 
     def keep_base(self) -> None:
         """Pages never announced keep the base's content (a push relative to its base)."""
@@ -319,7 +333,7 @@ class PushStage:
         self._table = PageTable()
         end = int(np.searchsorted(pages, page_count, side="right"))
         pages, said = pages[:end], said.at(slice(0, end))
-        kept = _merged(self._kept, page_count)
+        kept = merge_runs(self._kept, page_count)
         lock_pages = int(0 < self._lock_page <= page_count)
         # Before any array of the claimed size is made: a few bytes can claim 2^26 pages.
         if count_pages(kept) + end < page_count - lock_pages:
@@ -357,15 +371,3 @@ class PushStage:
         changed: U32 = np.concatenate([(np.flatnonzero(differ) + 1).astype(np.uint32), beyond])
         content: U32 = changed[changed != self._lock_page]
         return content
-
-
-def _merged(runs: Sequence[Run], last_page: int) -> Runs:
-    """`runs` in any order as ascending disjoint runs within 1..last_page."""
-    merged: list[Run] = []
-    for first, last in sorted(runs):
-        end = min(last, last_page)
-        if merged and first <= merged[-1][1] + 1:
-            merged[-1] = (merged[-1][0], max(merged[-1][1], end))
-        elif first <= end:
-            merged.append((first, end))
-    return tuple(merged)

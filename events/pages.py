@@ -98,6 +98,21 @@ def split_runs(runs: Iterable[Run], pages_max: int) -> Iterator[Runs]:
         yield tuple(group)
 
 
+def merge_runs(runs: Iterable[Run], last_page: int) -> Runs:
+    """`runs` in any order, overlapping or not, as the shortest runs; nothing beyond `last_page`.
+
+    It takes time and memory for the runs, not for the pages in them.
+    """
+    merged: list[Run] = []
+    for first, last in sorted(runs):
+        end = min(last, last_page)
+        if merged and first <= merged[-1][1] + 1:
+            merged[-1] = (merged[-1][0], max(merged[-1][1], end))
+        elif first <= end:
+            merged.append((first, end))
+    return tuple(merged)
+
+
 def without_page(runs: Iterable[Run], page: int) -> Runs:
     """`runs` with one page cut out (used for the lock-byte page)."""
     kept: list[Run] = []

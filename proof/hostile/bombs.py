@@ -9,6 +9,7 @@ million is in `floods`.
 import asyncio
 import gzip
 from collections.abc import Coroutine, Iterator
+from itertools import product
 from random import Random
 from typing import Any, Final
 
@@ -51,6 +52,7 @@ def bombs(job: Job) -> Counts:
         meters = {"client and machines": Meter(), "server": Meter(target.process_id)}
         if job.part == 0:
             floods(target, job.share, found)
+            thrower.throw_a_round(found)
         for _ in job.rounds():
             found["bombs"] += 1
             chance = dice.random()
@@ -161,33 +163,38 @@ class _Stage:
 
 def _frame_bombs(dice: Random) -> Iterator[bytes]:
     while True:
-        version = bytes([dice.choice((1, 2))])
-        for head in (b"\xdd", b"\xdf", b"\xdb", b"\xc6", b"\xc9"):
-            yield version + head + b"\xff\xff\xff\xff"
-            yield version + b"\x82\xa4kind\xa8complete\xa4data" + head + b"\xff\xff\xff\xff"
-        yield version + b"\x82\xa4kind\xa5hello\xa4data" + b"\x91" * dice.randrange(10, 200_000)
-        yield version + b"\x81\xa1a" * dice.randrange(10, 100_000)
-        yield version + b"\xdd\x00\x10\x00\x00" * dice.randrange(1, 2000)
-        yield version + b"\xdc\xff\xff" + b"\x80" * 65_535
-        yield version + b"\xdc\xff\xff" + b"\xdc\xff\xff" * 65_535
-        top = dice.choice((0xFFFF_FFFF, 0x7FFF_FFFF, 1 << 26, 1 << 32))
-        for kind, data in (
-            ("page_hash_batch", {"ranges": [[1, top, b"\0" * 32]]}),
-            ("page_hash_batch", {"ranges": [[n, n + 65_535, b"\0" * 32] for n in range(1, 3000)]}),
-            ("page_hash_batch", {"start_page": 0, "end_page": top, "combined_hash": b"\0" * 32}),
-            ("page_hashes", {"runs": [[top, b"\0" * 32]]}),
-            ("request_pages", {"runs": [[1, top]] * dice.choice((1, 1000))}),
-            ("request_pages", {"runs": [[n, top] for n in range(1, 3000)]}),
-            ("request_pages", {"page_numbers": [top] * 65_536}),
-            ("hash_mismatch_batch", {"runs": [[1, top]]}),
-            ("page_data_batch", {"runs": [[1, top]], "codec": "zstd", "data": b"\0"}),
-            ("page_data_batch", {"pages": [{"page_no": 1, "data": b""}] * 65_536}),
-            ("complete", {"page_count": top, "root": b"\0" * 32, "force": True}),
-            ("error", {"code": "x" * 60_000, "message": "x" * 900_000}),
-            ("hello", {"page_size": 512, "page_count": top, "protocol_version": 1,
-                       "max_page": top}),
-        ):  # fmt: skip
-            yield version + bytes(msgpack.packb({"kind": kind, "data": data}))
+        top = dice.choice((0xFFFF_FFFF, 0x7FFF_FFFF, PAGES_PER_DATABASE_MAX, 1 << 32))
+        yield from _a_round(dice.choice((1, 2)), top, dice)
+
+
+def _a_round(wire_version: int, top: int, dice: Random) -> Iterator[bytes]:
+    """One bomb of every kind; page numbers go up to `top`."""
+    version = bytes([wire_version])
+    for head in (b"\xdd", b"\xdf", b"\xdb", b"\xc6", b"\xc9"):
+        yield version + head + b"\xff\xff\xff\xff"
+        yield version + b"\x82\xa4kind\xa8complete\xa4data" + head + b"\xff\xff\xff\xff"
+    yield version + b"\x82\xa4kind\xa5hello\xa4data" + b"\x91" * dice.randrange(10, 200_000)
+    yield version + b"\x81\xa1a" * dice.randrange(10, 100_000)
+    yield version + b"\xdd\x00\x10\x00\x00" * dice.randrange(1, 2000)
+    yield version + b"\xdc\xff\xff" + b"\x80" * 65_535
+    yield version + b"\xdc\xff\xff" + b"\xdc\xff\xff" * 65_535
+    for kind, data in (
+        ("page_hash_batch", {"ranges": [[1, top, b"\0" * 32]]}),
+        ("page_hash_batch", {"ranges": [[n, n + 65_535, b"\0" * 32] for n in range(1, 3000)]}),
+        ("page_hash_batch", {"start_page": 0, "end_page": top, "combined_hash": b"\0" * 32}),
+        ("page_hashes", {"runs": [[top, b"\0" * 32]]}),
+        ("request_pages", {"runs": [[1, top]] * dice.choice((1, 1000))}),
+        ("request_pages", {"runs": [[n, top] for n in range(1, 3000)]}),
+        ("request_pages", {"page_numbers": [top] * 65_536}),
+        ("hash_mismatch_batch", {"runs": [[1, top]]}),
+        ("page_data_batch", {"runs": [[1, top]], "codec": "zstd", "data": b"\0"}),
+        ("page_data_batch", {"pages": [{"page_no": 1, "data": b""}] * 65_536}),
+        ("complete", {"page_count": top, "root": b"\0" * 32, "force": True}),
+        ("error", {"code": "x" * 60_000, "message": "x" * 900_000}),
+        ("hello", {"page_size": 512, "page_count": top, "protocol_version": 1,
+                   "max_page": top}),
+    ):  # fmt: skip
+        yield version + bytes(msgpack.packb({"kind": kind, "data": data}))
 
 
 _HASHES: Final = said(2, "page_hashes", {"runs": [[1, b"\x01" * 32 * 2048]]})
@@ -217,6 +224,12 @@ class _Thrower:
                     line.refusal()
             case _:
                 self._throw_frame(self._dice.choice(("push", "pull")), frame, found)
+
+    def throw_a_round(self, found: Counts) -> None:
+        """Every frame once, both ways and in both versions, as large as a page number may be."""
+        for way, version in product(("push", "pull"), (1, 2)):
+            for frame in _a_round(version, PAGES_PER_DATABASE_MAX, self._dice):
+                self._throw_frame(way, frame, found)
 
     def _throw_zipped(self) -> None:
         head = (

@@ -25,8 +25,9 @@ def images(job: Job) -> Counts:
 
     An image that the mutation happens to leave as it was does not count.
     """
-    names = ("images", "refused in a push", "pushed", "pulled back", "refused in a pull",
-             "overwritten", "crashes", "torn")  # fmt: skip
+    names = ("images", "refused in a push", "pushed", "pulled back", "pulled back, beyond SQLite",
+             "refused in a pull", "refused in a pull, beyond SQLite", "overwritten", "crashes",
+             "torn")  # fmt: skip
     found = Counts(dict.fromkeys(names, 0))
     good = _good_images(job.root)
     with Server(job.root / "data") as server:
@@ -152,10 +153,34 @@ def _push(world: World, image: Image, place: Path, found: Counts) -> None:
         raise Violation(f"what was pushed did not come back: {pulled!r}")
     size, data = pulled.page_size, copy.read_bytes() if copy.exists() else b""
     pages = masked([data[at : at + size] for at in range(0, len(data), size)])
-    if expected is not None:
-        if pages != expected:
-            raise Violation("what came back is not what SQLite reads in the image")
-        found["pulled back"] += 1
+    if expected is None:
+        found["pulled back, beyond SQLite"] += 1
+        strange = _not_in(image, pages, size)
+        if strange:
+            raise Violation(f"what came back has a page {strange} that is not in the image")
+        return
+    if pages != expected:
+        raise Violation("what came back is not what SQLite reads in the image")
+    found["pulled back"] += 1
+
+
+def _not_in(image: Image, pages: list[bytes], size: int) -> int | None:
+    """The first of `pages` that is neither the image's page of that number nor a frame for it in
+    the log (fileformat2 §4.1), of which SQLite cannot say which count."""
+    main, log = image
+    held: dict[int, list[bytes]] = {}
+    for at in range(0, len(main), size):
+        held.setdefault(at // size + 1, []).append(main[at : at + size].ljust(size, b"\0"))
+    for at in range(32, len(log) - size - 23, size + 24):
+        page = int.from_bytes(log[at : at + 4], "big")
+        held.setdefault(page, []).append(log[at + 24 : at + 24 + size])
+    for number, page in enumerate(pages, 1):
+        candidates = held.get(number, [])
+        if number == 1:
+            candidates = [masked([candidate])[0] for candidate in candidates]
+        if page not in candidates:
+            return number
+    return None
 
 
 def _pages(image: Image, place: Path) -> list[bytes] | None:
@@ -186,5 +211,11 @@ def _pull(world: World, image: Image, place: Path, found: Counts) -> None:
             raise Violation("a file that was pulled into is not the version")
         return
     found["refused in a pull"] += 1
-    if before is not None and _pages(_bytes_of(path), place) != before:
+    now = _bytes_of(path)
+    if before is None:
+        # What SQLite cannot open stays as it is, to the last byte, and so does its log.
+        found["refused in a pull, beyond SQLite"] += 1
+        if now != image:
+            raise Violation("a pull that was refused changed a file that SQLite cannot read")
+    elif _pages(now, place) != before:
         raise Violation("a pull that was refused changed the file")

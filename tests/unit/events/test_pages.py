@@ -13,11 +13,13 @@ from edgereplica.events.errors import InvalidArgument
 from edgereplica.events.limits import PAGE_NUMBER_MAX, PAGES_PER_DATABASE_MAX
 from edgereplica.events.pages import (
     PageSet,
+    Run,
     Runs,
     check_runs,
     count_pages,
     digest,
     lock_byte_page,
+    merge_runs,
     page_size,
     pages_of,
     runs_of,
@@ -76,6 +78,12 @@ def test_split_runs_keep_order_and_bound(whole: Runs, most: int) -> None:
     assert [p for group in groups for p in pages_of(group)] == list(pages_of(whole))
     assert all(count_pages(group) == most for group in groups[:-1])
     assert all(0 < count_pages(group) <= most for group in groups)
+
+
+@given(st.lists(st.tuples(NEAR, NEAR).map(sorted).map(tuple), max_size=9), NEAR)
+def test_merged_runs_hold_the_pages_of_all(pieces: list[Run], last: int) -> None:
+    pages = {page for piece in pieces for page in pages_of([piece])}
+    assert merge_runs(pieces, last) == runs_of(sorted(page for page in pages if page <= last))
 
 
 @given(runs(), st.integers(1, 60))
