@@ -31,7 +31,18 @@ from proof.running import Counts, Job
 from .client import start_sync
 from .disks import Disk, Image
 from .syscalls import Note, Recorder
-from .world import UNHURRIED, Server, Violation, World, edit, require_tidy, resize, snapshot
+from .world import (
+    GROW,
+    SHRINK,
+    UNHURRIED,
+    Server,
+    Violation,
+    World,
+    edit,
+    require_tidy,
+    resize,
+    snapshot,
+)
 
 SERVER_IMAGES, CLIENT_IMAGES = 50, 25
 """Images of one recording, at most."""
@@ -212,10 +223,11 @@ def _pulls(job: Job, kinds: tuple[str, ...]) -> Counts:
         turn = 0
         while found["images"] < job.count:
             kind = kinds[turn % len(kinds)]
+            shrinks = turn % 2 == 1
             turn += 1
             folder = job.root / f"pull-{turn}"
             folder.mkdir()
-            old, new, recording = _record_pull(world, folder / "replica.db", kind)
+            old, new, recording = _record_pull(world, folder / "replica.db", kind, shrinks)
             wanted = min(CLIENT_IMAGES, job.count - found["images"])
             for moment, image, lost in recording.images(wanted, job.dice):
                 place = job.root / "image"
@@ -224,6 +236,7 @@ def _pulls(job: Job, kinds: tuple[str, ...]) -> Counts:
                 is_new = _check_client(world, place / "replica.db", old, new, done)
                 found["new" if is_new else "old"] += 1
                 found[f"images: {kind}"] += 1
+                found["images: it shrinks"] += shrinks
                 found["images"] += 1
                 found["with something lost"] += lost
                 shutil.rmtree(place)
@@ -234,14 +247,17 @@ def _pulls(job: Job, kinds: tuple[str, ...]) -> Counts:
 
 
 def _record_pull(
-    world: World, path: Path, kind: str
+    world: World, path: Path, kind: str, shrinks: bool
 ) -> tuple[list[bytes] | None, list[bytes], Recording]:
     """(what the file held, what it holds afterwards, how it came to that)."""
+    if shrinks:
+        world.edit(GROW)
+        world.push()
     if kind != "nothing":
         asyncio.run(world.replica(path, "pull").pull())
         with closing(sqlite3.connect(path)) as app:
             app.execute(f"PRAGMA journal_mode = {'wal' if kind.startswith('wal') else 'delete'}")
-    world.edit()
+    world.edit(SHRINK if shrinks else None)
     if kind.endswith("another page size"):
         resize(world.origin)
     world.push()

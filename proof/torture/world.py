@@ -34,6 +34,8 @@ LOOK_BACK = 0.3
 SIDE_FILES = ("-wal", "-journal")
 SCRATCH = Path("/dev/shm") if Path("/dev/shm").is_dir() else None
 """For what is only looked at: in memory, because the disk has enough to do."""
+GROW, SHRINK = 0, 1
+"""Kinds of an edit."""
 UNHURRIED: dict[str, Any] = {
     "sync_opens_per_token_per_minute": 10**6,
     "sync_opens_per_address_per_minute": 10**6,
@@ -186,9 +188,9 @@ class World:
         """The head, as far as is known."""
         return max(self.content)
 
-    def edit(self) -> None:
+    def edit(self, size: int | None = None) -> None:
         """An ordinary transaction of the application; now and then it grows, shrinks, vacuums."""
-        edit(self.origin, self.dice, self.changes)
+        edit(self.origin, self.dice, self.changes, size)
 
     def check(self, acknowledged: int | None = None, must_be_new: bool = False) -> int:
         """The server holds exactly what was pushed; the head.
@@ -286,8 +288,9 @@ def make(path: Path, rows: int, dice: Random, wal: bool = False, page_size: int 
         app.execute("COMMIT")
 
 
-def edit(path: Path, dice: Random, changes: int = 60) -> None:
-    """Change 1 to `changes` rows anywhere; seldom grow by a fifth, or shrink to what it was."""
+def edit(path: Path, dice: Random, changes: int = 60, size: int | None = None) -> None:
+    """Change 1 to `changes` rows anywhere; GROW by a fifth, or SHRINK to what it was: as `size`
+    says, or seldom."""
     with closing(sqlite3.connect(path, isolation_level=None, timeout=30)) as app:
         app.execute("PRAGMA synchronous = off")
         (rows,) = app.execute("SELECT count(*) FROM t").fetchone()
@@ -298,13 +301,13 @@ def edit(path: Path, dice: Random, changes: int = 60) -> None:
                 "UPDATE t SET x = ?, stamp = 0 WHERE id = (SELECT id FROM t WHERE id >= ? LIMIT 1)",
                 (dice.randbytes(400), dice.randrange(1, max(2, rows * 4 // 5))),
             )
-        kind = dice.randrange(12)
-        if kind == 0:
+        kind = dice.randrange(12) if size is None else size
+        if kind == GROW:
             app.execute("INSERT INTO t (stamp, x) SELECT 1, x FROM t WHERE id % 5 = 0")
-        elif kind == 1:
+        elif kind == SHRINK:
             app.execute("DELETE FROM t WHERE stamp = 1")
         app.execute("COMMIT")
-        if kind == 1:
+        if kind == SHRINK:
             app.execute("VACUUM")
 
 
