@@ -328,12 +328,22 @@ def long_refusal(liar: Liar) -> Iterator[bytes]:
     yield message(2, "error", code=code, message="m" * 900_000, retryable=False, details=details)
 
 
+def conflict_over_every_page(liar: Liar) -> Iterator[bytes]:
+    top = liar.dice.choice((U32 - 1, PAGES_PER_DATABASE_MAX))
+    details = {"head": 9, "changed_runs": [[1, top]], "pages_changed": top}
+    yield message(liar.version, "error", code="conflict", message="no", retryable=False,
+                  details=details)  # fmt: skip
+
+
 GREETED: Final[Mapping[str, tuple[Lie, ...]]] = {
     "pull": (
         nothing_of_it_comes, far_ahead, jumping_ahead, backwards, the_same_page, pages_outside,
         zstd_bomb, many_pages_of_nothing, ranges_outside, the_same_ranges, many_small_pages,
     ),
-    "push": (requests_outside, requests_again_and_again, ranges_outside, nothing_of_it_comes),
+    "push": (
+        requests_outside, requests_again_and_again, ranges_outside, nothing_of_it_comes,
+        conflict_over_every_page,
+    ),
     "status": (nothing_of_it_comes,),
 }  # fmt: skip
 """Lies about a way of syncing; and those about any."""
