@@ -86,6 +86,37 @@ def test_merged_runs_hold_the_pages_of_all(pieces: list[Run], last: int) -> None
     assert merge_runs(pieces, last) == runs_of(sorted(page for page in pages if page <= last))
 
 
+@pytest.mark.parametrize(
+    ("pieces", "last", "merged"),
+    [
+        ([], 9, ()),
+        ([(1, 2), (4, 5)], 9, ((1, 2), (4, 5))),
+        ([(3, 5), (1, 2)], 9, ((1, 5),)),
+        ([(1, 5), (2, 3), (5, 5)], 9, ((1, 5),)),
+        ([(1, 2), (4, 9)], 4, ((1, 2), (4, 4))),
+        ([(1, 2), (4, 9)], 3, ((1, 2),)),
+        ([(1, 9), (4, 9)], 3, ((1, 3),)),
+        ([(2, 3), (4, 9)], 3, ((2, 3),)),
+    ],
+)
+def test_merged_runs_are_the_shortest(pieces: list[Run], last: int, merged: Runs) -> None:
+    assert merge_runs(pieces, last) == merged
+
+
+def test_a_page_set_between_and_at_the_borders_of_its_chunks() -> None:
+    pages = PageSet()
+    pages.add([(1023, 1025), (2047, 2047), (4096, 6000)])
+    assert (len(pages), pages.runs()) == (3 + 1 + 1905, ((1023, 1025), (2047, 2047), (4096, 6000)))
+    pages.add([(1020, 1024)])
+    assert len(pages) == 1 + 3 + 3 + 1 + 1904
+    pages.discard([(1024, 1024), (3000, 3500), (5120, 6143)])
+    assert pages.runs() == ((1020, 1023), (1025, 1025), (2047, 2047), (4096, 5119))
+    assert not pages.take([(1020, 1023), (1026, 1026)])
+    assert pages.take([(1020, 1023), (4096, 5119)])
+    assert (len(pages), pages.runs()) == (2, ((1025, 1025), (2047, 2047)))
+    assert [page for page in (1024, 1025, 1026, 2047, 99_999) if page in pages] == [1025, 2047]
+
+
 @given(runs(), st.integers(1, 60))
 def test_a_page_cut_out(whole: Runs, page: int) -> None:
     assert list(pages_of(without_page(whole, page))) == [p for p in pages_of(whole) if p != page]
