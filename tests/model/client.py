@@ -59,6 +59,20 @@ class ClientFile:
             connection.close()
         return tuple(bytes(row[0]) for row in rows)
 
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        """Another connection has one snapshot, from the beginning of the block to its end."""
+        connection = sqlean.connect(str(self.path), isolation_level=None, timeout=0)
+        try:
+            connection.execute("BEGIN")
+            before = connection.execute("SELECT data FROM sqlite_dbpage").fetchall()
+            yield
+            connection.execute("PRAGMA shrink_memory")  # else it would read what it kept
+            after = connection.execute("SELECT data FROM sqlite_dbpage").fetchall()
+            assert after == before, "a reader's snapshot changed"
+        finally:
+            connection.close()
+
     def check_length(self) -> None:
         """Nothing lies behind the file's last page. SQLite would not say so: it believes the page
         count in the header. What is in the log comes into the file first, on a copy."""

@@ -43,6 +43,7 @@ class Commands(Judge):
         dry_run: bool = False,
         backup: bool = False,
         may_be: type[errors.EdgeReplicaError] | None = None,
+        busy_timeout_seconds: float = 5,
     ) -> Session:
         client = self.clients[number]
         client.busy = True
@@ -84,6 +85,7 @@ class Commands(Judge):
             client.file.path,
             server="http://localhost:1",
             token=token or self.server.token(kind),
+            busy_timeout_seconds=busy_timeout_seconds,
             retries=0,
             protocol=wire_version,
         )

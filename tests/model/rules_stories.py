@@ -4,9 +4,11 @@ from hypothesis import strategies as st
 from hypothesis.stateful import precondition, rule
 from tests.model.commands import clients, wires
 from tests.model.judge import CLIENTS
-from tests.model.rules_application import page_sizes
+from tests.model.rules_application import journal_modes, page_sizes
 from tests.model.rules_commands import CommandRules
 from tests.model.rules_sessions import SessionRules
+
+from edgereplica.events import errors
 
 
 class StoryRules(CommandRules, SessionRules):
@@ -56,3 +58,26 @@ class StoryRules(CommandRules, SessionRules):
         self.write(number=reader, rows=3, size=10, killed=False)
         if self.sessions:
             self.finish(which=0, from_client=True)
+
+    @precondition(lambda self: not self.sessions)
+    @rule(reader=clients, other=st.integers(1, CLIENTS - 1), mode=journal_modes)
+    def pull_beside_a_reader(self, reader: int, other: int, mode: str) -> None:
+        """It keeps its snapshot. In WAL mode it is in nobody's way, unless the file is to be
+        replaced as a whole; with a rollback journal it is."""
+        self.pull_change_and_push(number=(reader + other) % CLIENTS, rows=3, wire_version=2)
+        self.change_journal_mode(number=reader, mode=mode)
+        client = self.clients[reader]
+        page_size = len(client.pages[0]) if client.pages else 0
+        if not page_size:
+            return
+        in_place = page_size == len(self.versions[-1][0])
+        with client.file.reading():
+            session = self._begin(reader, "pull", force=True, busy_timeout_seconds=0)
+            assert session.task is not None
+            assert session.task.done(), "both ends wait for each other"
+        busy = isinstance(session.task.exception(), errors.FileBusy)
+        if busy:
+            assert mode != "WAL" or not in_place, "a reader was in the way"
+            session.excused.add(errors.FileBusy)
+        self._count("pulls beside a reader", not busy)
+        self._end(session)

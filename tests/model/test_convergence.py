@@ -5,32 +5,20 @@ flaws that it must find.
 every run takes the same steps: what is found by chance is not for a test to depend on.
 """
 
-from collections.abc import Callable, Coroutine, Iterator
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Callable, Iterator
 
 import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis.stateful import run_state_machine_as_test
 from tests.helpers_postgres import Postgres
 from tests.helpers_s3 import S3
+from tests.model import flaws
 from tests.model.convergence import Convergence, EmbeddedConvergence, ScaledOutConvergence
 from tests.model.wire import FRAMES_OF_A_PUSH
 
-from edgereplica.adapters import local_apply, local_fresh
-from edgereplica.adapters.segment_writer import SegmentWriter
-from edgereplica.adapters.staged_content import HeldContent
-from edgereplica.app.history import DatabaseHistory
-from edgereplica.app.pull_client import PullClientEnd
-from edgereplica.app.pull_server import PullServerEnd
+from edgereplica.adapters import local_fresh
 from edgereplica.app.push_client import PushClientEnd
-from edgereplica.app.push_server import PushServerEnd
-from edgereplica.app.sync_services import open_database
-from edgereplica.app.tokens import Keyring
-from edgereplica.events.errors import ProtocolViolation, StorageError
-from edgereplica.events.messages import Hello
-from edgereplica.events.session import PushCommitted
-from edgereplica.fsm.effects import OpenPush
+from edgereplica.events.errors import StorageError
 
 CI = settings(
     max_examples=20,
@@ -64,149 +52,6 @@ def test_clients_converge_on_postgresql_and_s3(
     )
 
 
-def last_writer_wins(patch: pytest.MonkeyPatch) -> None:
-    """No compare-and-swap: a push that lost the race takes the winner's place behind it."""
-    commit = DatabaseHistory.commit
-
-    async def late(self: DatabaseHistory, history: Any, version: Any, *rest: Any) -> Any:
-        now = await self.open(history.database_id, history.org_id)
-        head = now.head_version
-        again = version.model_copy(update={"parent": head, "version": head + 1})
-        return await commit(self, now, again, *rest)
-
-    patch.setattr(DatabaseHistory, "commit", late)
-
-
-def conflicts_are_not_seen(patch: pytest.MonkeyPatch) -> None:
-    """The base is not compared with the head."""
-    open_push = PushServerEnd.open
-
-    async def blind(self: Any, effect: Any) -> Any:
-        hello = effect.hello
-        forced = Hello(
-            hello.page_size, hello.page_count, hello.base, hello.base_root, hello.root, force=True
-        )
-        return await open_push(self, OpenPush(forced))
-
-    patch.setattr(PushServerEnd, "open", blind)
-
-
-def acknowledged_too_soon(patch: pytest.MonkeyPatch) -> None:
-    """The client is told of a version that is not in the log."""
-
-    async def promise(self: Any, effect: Any) -> PushCommitted:
-        return PushCommitted(
-            self._opened.history.head_version + 1, effect.complete.root or bytes(32)
-        )
-
-    patch.setattr(PushServerEnd, "commit", promise)
-
-
-def local_changes_are_overwritten(patch: pytest.MonkeyPatch) -> None:
-    """A pull does not ask whether the file was changed."""
-    patch.setattr(PullClientEnd, "is_known_version", staticmethod(lambda content, reply: True))
-
-
-def writes_meanwhile_are_overwritten(patch: pytest.MonkeyPatch) -> None:
-    """An installation does not look whether the file was written to since it was compared."""
-    patch.setattr(PullClientEnd, "_check_unchanged", lambda self: None)
-
-
-def uploads_come_after_the_commit(patch: pytest.MonkeyPatch) -> None:
-    finish, commit = SegmentWriter.finish, DatabaseHistory.commit
-    put_off: list[Callable[[], Coroutine[Any, Any, None]]] = []
-
-    async def later(self: SegmentWriter, needed: Any) -> None:
-        self.close()
-        put_off.append(lambda: finish(self, needed))
-
-    async def first(self: DatabaseHistory, *given: Any) -> Any:
-        committed = await commit(self, *given)
-        while put_off:
-            await put_off.pop()()
-        return committed
-
-    patch.setattr(SegmentWriter, "finish", later)
-    patch.setattr(DatabaseHistory, "commit", first)
-
-
-def tokens_never_expire(patch: pytest.MonkeyPatch) -> None:
-    verify = Keyring.verify_sync
-    patch.setattr(Keyring, "verify_sync", lambda self, token, now: verify(self, token, 0.0))
-
-
-def v1_pulls_read_the_newest_head(patch: pytest.MonkeyPatch) -> None:
-    """The version is chosen when the session opens, its pages when they are read."""
-    read = PullServerEnd.read
-
-    async def newest(self: Any, effect: Any) -> Any:
-        if self._speaks_v1:
-            opened = await open_database(self._services, self._claims)
-            storage, head = self._services.storage, opened.history.head_version
-            self._selection.page_map = await opened.open_map(storage, head)
-        return await read(self, effect)
-
-    patch.setattr(PullServerEnd, "read", newest)
-
-
-def the_version_before_the_head_is_the_head(patch: pytest.MonkeyPatch) -> None:
-    choose = PullServerEnd._choose
-
-    def later(self: Any, opened: Any, at: Any) -> Any:
-        return choose(self, opened, at + 1 if at == opened.history.head_version - 1 else at)
-
-    patch.setattr(PullServerEnd, "_choose", later)
-
-
-def files_are_not_cut(patch: pytest.MonkeyPatch) -> None:
-    """The header says how many pages there are; the file is longer."""
-
-    class Keeping:
-        def __init__(self, connection: Any) -> None:
-            self._connection = connection
-
-        def __getattr__(self, name: str) -> Any:
-            return getattr(self._connection, name)
-
-        def execute(self, sql: str, values: Any = ()) -> Any:
-            if values and values[1] is None:
-                return None
-            return self._connection.execute(sql, values)
-
-    connect = local_apply.connect
-    patch.setattr(local_apply, "connect", lambda *given, **more: Keeping(connect(*given, **more)))
-
-
-def second_segment_is_off_by_one(patch: pytest.MonkeyPatch) -> None:
-    """Of what an interrupted push staged, as a resumed one refers to it."""
-    join = HeldContent._join_staged
-
-    def join_wrongly(self: Any, page_size: int, staged: Any) -> Any:
-        table = join(self, page_size, staged)
-        first = len(staged[0][1].block)
-        self._staged.block[first:] -= 1
-        return table
-
-    patch.setattr(HeldContent, "_join_staged", join_wrongly)
-
-
-def two_segments_are_too_many(patch: pytest.MonkeyPatch) -> None:
-    join = HeldContent._join_staged
-
-    def refuse(self: Any, page_size: int, staged: Any) -> Any:
-        if len(staged) > 1:
-            raise ProtocolViolation("as planted")
-        return join(self, page_size, staged)
-
-    patch.setattr(HeldContent, "_join_staged", refuse)
-
-
-@contextmanager
-def left_in_another_mode(connection: object, header: object) -> Iterator[None]:
-    """What should give a file that was not replaced its journal mode back."""
-    yield
-
-
 @pytest.fixture
 def model() -> Iterator[Convergence]:
     model = Convergence()
@@ -219,7 +64,7 @@ def test_finds_a_base_that_is_not_compared(
     model: Convergence, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Two clients push changes of one version, one after the other."""
-    conflicts_are_not_seen(monkeypatch)
+    flaws.conflicts_are_not_seen(monkeypatch)
     model.push(number=0, wire_version=2, force=False, cut_at=None)
     model.pull(number=1, wire_version=2, force=True, backup=False, cut_at=None)
     for number in (0, 1):
@@ -232,7 +77,7 @@ def test_finds_a_base_that_is_not_compared(
 def test_finds_a_push_acknowledged_too_soon(
     model: Convergence, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    acknowledged_too_soon(monkeypatch)
+    flaws.acknowledged_too_soon(monkeypatch)
     with pytest.raises(AssertionError, match="there is no version 1"):
         model.push(number=0, wire_version=2, force=False, cut_at=None)
 
@@ -240,7 +85,7 @@ def test_finds_a_push_acknowledged_too_soon(
 def test_finds_local_changes_that_a_pull_overwrites(
     model: Convergence, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    local_changes_are_overwritten(monkeypatch)
+    flaws.local_changes_are_overwritten(monkeypatch)
     model.push(number=0, wire_version=2, force=False, cut_at=None)
     model.write(number=1, rows=3, size=10, killed=False)
     with pytest.raises(AssertionError, match="a pull overwrote local changes"):
@@ -250,7 +95,7 @@ def test_finds_local_changes_that_a_pull_overwrites(
 def test_finds_a_token_that_never_expires(
     model: Convergence, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    tokens_never_expire(monkeypatch)
+    flaws.tokens_never_expire(monkeypatch)
     with pytest.raises(AssertionError):
         model.use_an_expired_token(number=0, kind="push")
 
@@ -259,7 +104,7 @@ def test_finds_a_commit_that_a_crash_tears(
     model: Convergence, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What is committed lies in a segment that the server had not uploaded when it died."""
-    uploads_come_after_the_commit(monkeypatch)
+    flaws.uploads_come_after_the_commit(monkeypatch)
     model.push(number=0, wire_version=2, force=False, cut_at=None)
     model.write(number=0, rows=3, size=10, killed=False)
     with pytest.raises(StorageError, match="missing"):
@@ -272,7 +117,7 @@ def test_finds_a_compare_and_swap_left_out(
     model: Convergence, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Two pushes on one base reach their commit together. (Chance finds it too, in minutes.)"""
-    last_writer_wins(monkeypatch)
+    flaws.last_writer_wins(monkeypatch)
     model.write(number=1, rows=3, size=10, killed=False)
     model.begin(number=0, kind="push", wire_version=2, force=False)
     model.begin_another(first="push", second=1)
@@ -286,7 +131,7 @@ def test_finds_a_write_that_an_installation_overwrites(
     model: Convergence, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The application commits while a pull is on its way."""
-    writes_meanwhile_are_overwritten(monkeypatch)
+    flaws.writes_meanwhile_are_overwritten(monkeypatch)
     model.push(number=0, wire_version=2, force=False, cut_at=None)
     model.pull(number=1, wire_version=2, force=True, backup=False, cut_at=None)
     model.write(number=0, rows=3, size=10, killed=False)
@@ -301,7 +146,7 @@ def test_finds_a_v1_push_acknowledged_too_soon(
     model: Convergence, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The answer names no version, so nobody missed it."""
-    acknowledged_too_soon(monkeypatch)
+    flaws.acknowledged_too_soon(monkeypatch)
     with pytest.raises(AssertionError, match="an acknowledged push is in no version"):
         model.push(number=0, wire_version=1, force=False, cut_at=None)
 
@@ -309,7 +154,7 @@ def test_finds_a_v1_push_acknowledged_too_soon(
 def test_finds_a_v1_pull_of_two_versions(
     model: Convergence, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    v1_pulls_read_the_newest_head(monkeypatch)
+    flaws.v1_pulls_read_the_newest_head(monkeypatch)
     with pytest.raises(AssertionError, match="a pull gave no version"):
         model.commit_under_a_v1_pull(reader=1, other=1, rows=30, frames=6, wire_version=2)
 
@@ -317,7 +162,7 @@ def test_finds_a_v1_pull_of_two_versions(
 def test_finds_another_version_than_the_one_asked_for(
     model: Convergence, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    the_version_before_the_head_is_the_head(monkeypatch)
+    flaws.the_version_before_the_head_is_the_head(monkeypatch)
     for _ in range(2):
         model.pull_change_and_push(number=0, rows=3, wire_version=2)
     with pytest.raises(AssertionError):
@@ -328,7 +173,7 @@ def test_finds_another_version_than_the_one_asked_for(
 def test_finds_a_file_that_is_not_cut(
     model: Convergence, monkeypatch: pytest.MonkeyPatch, mode: str
 ) -> None:
-    files_are_not_cut(monkeypatch)
+    flaws.files_are_not_cut(monkeypatch)
     model.pull_change_and_push(number=0, rows=40, wire_version=2)
     model.change_journal_mode(number=1, mode=mode)
     model.pull(number=1, wire_version=2, force=True, backup=False, cut_at=None)
@@ -338,7 +183,9 @@ def test_finds_a_file_that_is_not_cut(
         model.pull(number=1, wire_version=2, force=False, backup=False, cut_at=None)
 
 
-@pytest.mark.parametrize("plant", [second_segment_is_off_by_one, two_segments_are_too_many])
+@pytest.mark.parametrize(
+    "plant", [flaws.second_segment_is_off_by_one, flaws.two_segments_are_too_many]
+)
 def test_finds_a_resumed_push_that_takes_what_was_staged_for_something_else(
     model: Convergence,
     monkeypatch: pytest.MonkeyPatch,
@@ -365,10 +212,29 @@ def test_a_push_is_resumed_from_several_segments(model: Convergence) -> None:
 def test_finds_a_file_that_is_not_replaced_and_loses_its_journal_mode(
     model: Convergence, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(local_fresh, "_out_of_wal", left_in_another_mode)
+    monkeypatch.setattr(local_fresh, "_out_of_wal", flaws.left_in_another_mode)
     model.push(number=0, wire_version=2, force=False, cut_at=None)
     with pytest.raises(AssertionError, match="another journal mode"):
         model.pull_to_a_full_disk(number=1, page_size=1024, mode="WAL")
+
+
+@pytest.mark.parametrize(
+    ("plant", "found"),
+    [
+        (flaws.pages_are_written_past_sqlite, "a reader's snapshot changed"),
+        (flaws.readers_are_waited_for, "a reader was in the way"),
+    ],
+)
+def test_finds_a_pull_that_disturbs_a_reader_or_waits_for_it(
+    model: Convergence,
+    monkeypatch: pytest.MonkeyPatch,
+    plant: Callable[[pytest.MonkeyPatch], None],
+    found: str,
+) -> None:
+    model.pull_beside_a_reader(reader=1, other=2, mode="WAL")
+    plant(monkeypatch)
+    with pytest.raises(AssertionError, match=found):
+        model.pull_beside_a_reader(reader=1, other=2, mode="WAL")
 
 
 def test_finds_a_version_that_is_gone_from_the_log(model: Convergence) -> None:
@@ -385,7 +251,7 @@ def test_finds_a_version_that_is_gone_from_the_log(model: Convergence) -> None:
 def test_finds_that_a_push_of_which_nobody_heard_replaced_unseen_changes(
     model: Convergence, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    conflicts_are_not_seen(monkeypatch)
+    flaws.conflicts_are_not_seen(monkeypatch)
     for number in (0, 1):
         model.pull_change_and_push(number=number, rows=3, wire_version=2)
     model.write(number=0, rows=3, size=10, killed=False)

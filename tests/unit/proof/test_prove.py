@@ -1,5 +1,6 @@
 """`python -m proof.prove` as somebody uses it."""
 
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -42,6 +43,27 @@ def test_a_run_shows_progress_and_writes_its_row(
     row = page.read_text()
     assert "| prove: model, memory storage | passed |" in row
     assert "percent of all 100" in row
+
+
+def test_a_run_in_which_too_little_happened_has_not_passed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(prove.MACHINES, "memory", NobodyActs)
+    monkeypatch.setattr(prove, "STEPS_PER_HISTORY", 2)
+    monkeypatch.setattr(prove, "ALWAYS_STEPS", 20)
+    monkeypatch.setattr(prove, "ALWAYS", ("steps", "eclipses"))
+    page = tmp_path / "page.md"
+    arguments = ["--storage", "memory", "--steps", "20", "--seed", "3", "--page", str(page)]
+    assert prove.main(arguments) == 1
+    assert "never happened in memory storage: eclipses\n" in capsys.readouterr().err
+    assert "**FAILED**" in page.read_text()
+
+
+def test_what_is_rare_is_not_missed_in_a_short_run() -> None:
+    happened = Counter(prove.ALWAYS)
+    assert not prove.never_happened(happened, prove.RARE_STEPS - 1)
+    assert prove.never_happened(happened, prove.RARE_STEPS) == list(prove.RARE)
+    assert not prove.never_happened(Counter(), prove.ALWAYS_STEPS - 1)
 
 
 def test_a_refuted_model_says_how_to_see_it_again(
