@@ -20,12 +20,13 @@ import time
 import traceback
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from .evidence import PAGE, ROOT, measured, require_whole
+from .sim.counted import DONE, INJECTED
 from .sim.scenario import Result, run
-from .sim.world import DONE, INJECTED
 
 SEEDS = 100_000
 CHUNK = 100
@@ -33,9 +34,15 @@ FAILURES_SHOWN_MAX = 10
 SHOW_SECONDS = 10.0
 """Between two lines of progress where it is no terminal that reads them."""
 ALL_INJECTED_SEEDS = 2_000
-"""So many seeds bring about everything that is injected; or something is wrong with the check."""
+"""So many seeds bring about everything that is counted; or something is wrong with the check."""
+LOOK_SECONDS = 1.0
+"""Between two looks whether all processes are alive."""
 RECORDINGS = ROOT / "build" / "simulate"
 INTERRUPTED = 130
+
+
+class ProcessDied(Exception):
+    """A process that played seeds is gone, and with it what it had played."""
 
 
 @dataclass(slots=True)
@@ -56,7 +63,7 @@ class Summary:
 
     @property
     def never_happened(self) -> list[str]:
-        return [name for name in INJECTED if not self.counts[name]]
+        return [name for name in (*DONE, *INJECTED) if not self.counts[name]]
 
 
 def play(seed: int, real_every: int) -> Result:
@@ -77,7 +84,9 @@ def play_range(job: tuple[int, int, int]) -> Summary:
         summary.seeds += 1
         try:
             result = play(seed, real_every)
-        except Exception as error:  # noqa: BLE001 - whatever it is, it is the finding
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # noqa: BLE001 - whatever it is, it is the finding
             summary.failures[seed] = f"{type(error).__name__}: {error}"
         else:
             summary.counts.update(result.counts)
@@ -96,7 +105,9 @@ def record_failure(seed: int, folder: Path = RECORDINGS) -> str:
     said = "it did not fail when it was recorded: its runs differ, or the tables from the machines"
     try:
         run(seed, record=target)
-    except Exception:  # noqa: BLE001 - as above
+    except KeyboardInterrupt:
+        raise
+    except BaseException:  # noqa: BLE001 - as above
         said = traceback.format_exc()
     (target / "failure.txt").write_text(said)
     sessions = len(list(target.glob("*.jsonl")))
@@ -127,9 +138,15 @@ def simulate(first: int, seeds: int, processes: int, real_every: int) -> Iterato
     finally:
         signal.signal(signal.SIGINT, heard)
     with pool:
-        for summary in pool.imap_unordered(play_range, jobs):
-            total.add(summary)
-            yield total
+        workers = set(multiprocessing.active_children())
+        played = pool.imap_unordered(play_range, jobs)
+        while total.seeds < seeds:
+            with suppress(multiprocessing.TimeoutError):
+                total.add(played.next(LOOK_SECONDS))
+                yield total
+            # What a dead process had begun nobody would ever end.
+            if not workers <= set(multiprocessing.active_children()):
+                raise ProcessDied("a process of the simulation died")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

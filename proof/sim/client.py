@@ -5,7 +5,7 @@ What `push_session` and `pull_session` decide from plan and sidecar is done here
 
 import asyncio
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from random import Random
 from typing import Protocol
 
@@ -28,6 +28,7 @@ from edgereplica.events.messages import At, HelloReply
 from edgereplica.events.pages import count_pages
 from edgereplica.events.session import (
     DrilledDown,
+    PagesLoaded,
     PagesStored,
     PullPlanned,
     PushPlanned,
@@ -36,11 +37,29 @@ from edgereplica.events.session import (
     WindowHashed,
 )
 from edgereplica.events.wire import V1
-from edgereplica.fsm.effects import ApplyVersion, HashWindow, PrepareReplica, StorePages
+from edgereplica.fsm.effects import (
+    ApplyVersion,
+    HashWindow,
+    LoadPages,
+    PrepareReplica,
+    StorePages,
+)
 from edgereplica.fsm.effects import DrillDown as DrillDownEffect
 
 from .replica import Content, LocalDisk, Replica, Synced, local_content
 from .tables import Machines
+
+
+class SimPushEnd(PushClientEnd):
+    """`PushClientEnd` with smaller batches."""
+
+    def __init__(self, local: LocalContent, mode: CompressMode, batch_bytes: int) -> None:
+        compressor = Compressor(mode, loopback=False, blocked_share=lambda: 0.0)
+        super().__init__(local, compressor, lambda: None)
+        self._batch_bytes = batch_bytes
+
+    async def load(self, effect: LoadPages) -> PagesLoaded:
+        return await super().load(LoadPages(effect.runs, min(effect.bytes_max, self._batch_bytes)))
 
 
 class SimPullEnd:
@@ -158,6 +177,16 @@ class SimPullEnd:
         return VersionApplied(effect.version or self._version.head or 0)
 
 
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A pull as it began: by whom, of which version, and the head's number at that moment."""
+
+    name: str
+    wire_version: int
+    at: At
+    head: int
+
+
 class Watcher(Protocol):
     """Who is told what a client does (`world`)."""
 
@@ -165,15 +194,19 @@ class Watcher(Protocol):
         """The disk under one attempt."""
         ...
 
-    def push_begins(self, name: str, content: Content, base: Synced | None, force: bool) -> str:
-        """The message that this push shall carry."""
+    def push_begins(self, client: "SimClient", base: Synced | None, force: bool) -> str:
+        """The message that this push of what the client holds shall carry."""
         ...
 
-    def pushed(self, message: str, version: int | None, content: Content) -> None: ...
+    def pushed(self, message: str, version: int | None) -> None: ...
 
     def push_refused(self, message: str, error: EdgeReplicaError) -> None: ...
 
-    def pulled(self, name: str, version: int | None, content: Content) -> None: ...
+    def pull_begins(self, client: "SimClient", at: At) -> Asked: ...
+
+    def pulled(self, asked: Asked, version: int | None, content: Content) -> None:
+        """`version` is what the client was told; wire v1 tells none."""
+        ...
 
 
 class SimClient:
@@ -187,6 +220,7 @@ class SimClient:
         rng: Random,
         watcher: Watcher,
         machines: Machines,
+        batch_bytes: int,
     ) -> None:
         self.name = name
         self.options = options
@@ -195,6 +229,7 @@ class SimClient:
         self._rng = rng
         self._watcher = watcher
         self._machines = machines
+        self._batch_bytes = batch_bytes
         self._compress: CompressMode = rng.choice(("always", "never"))
         self.sessions = 0
 
@@ -214,7 +249,7 @@ class SimClient:
             content = self.replica.content
             assert content is not None
             synced = None if ignore else self.replica.synced
-            message = self._watcher.push_begins(self.name, content, synced, force)
+            message = self._watcher.push_begins(self, synced, force)
             try:
                 version = await self._push_once(content, synced, force, message)
             except (StaleSidecar, RootMismatch) as error:
@@ -227,7 +262,7 @@ class SimClient:
                 failures += 1
                 await self._retry(error, failures)
             else:
-                self._watcher.pushed(message, version, content)
+                self._watcher.pushed(message, version)
                 self.replica.remember(Synced(version, content, content.root))
                 return
 
@@ -249,9 +284,7 @@ class SimClient:
             message=message,
         )
         mode: CompressMode = self._compress if self.wire_version != V1 else "never"
-        end = PushClientEnd(
-            local, Compressor(mode, loopback=False, blocked_share=lambda: 0.0), lambda: None
-        )
+        end = SimPushEnd(local, mode, self._batch_bytes)
         machine = self._machines.client_push(self.wire_version)
         options = self._session("push")
         await run_session(options, self.wire_version, "push", lambda _: (machine, end, planned))
@@ -297,6 +330,7 @@ class SimClient:
             at=at,
             fresh=held is None,
         )
+        asked = self._watcher.pull_begins(self, at)
         disk = self._watcher.local_disk()
         end = SimPullEnd(replica, refusal, self.wire_version, ignore, self._rng, disk)
         machine = self._machines.client_pull(self.wire_version)
@@ -306,10 +340,10 @@ class SimClient:
         assert reply is not None
         if machine.state_id == "pulled":
             assert end.installed is not None
-            self._watcher.pulled(self.name, reply.head, end.installed)
+            self._watcher.pulled(asked, reply.head, end.installed)
             replica.remember(Synced(reply.head, end.installed, end.installed.root))
         elif held is not None and (force or synced is None or not changed):
-            self._watcher.pulled(self.name, reply.head, held)
+            self._watcher.pulled(asked, reply.head, held)
             replica.remember(Synced(reply.head, held, held.root))
 
     async def _retry(self, error: EdgeReplicaError, failures: int) -> None:

@@ -2,11 +2,16 @@
 
 - A version is byte for byte one pushed content, the one whose push names it, and each push makes
   at most one version. Versions are linear.
-- What a client was told stands: an acknowledged version is in the history with that root.
-- A reader gets exactly the version it was told.
+- What a client was told stands: an acknowledged version is in the history with that root. Where no
+  version is told (wire v1), the content is that of the head when the push began, or of a later one.
+- A reader gets exactly the version it was told, and that is the one it asked for: a version by its
+  number, or else what was the head at some moment between the pull's beginning and its end.
+- What is written stays: a history is only added to, and retention takes no version that it was told
+  to keep (`World.keep_last`).
 - An unforced push replaces only the version it was based on.
 - A push is not refused because its own content is the head already (`World.push_refused`).
 - A page that the server holds is not sent again (`watched`).
+- A command that fails says why, with a code that this world can be the reason of (`excuses`).
 - When the faults end, every client gets on: it pulls the head, and a change pushed by one reaches
   the others (`scenario`).
 - Nobody waits for ever (`Deadlock`), and no task ends by an error that is not the product's own.
@@ -22,28 +27,55 @@ from edgereplica.events.pages import pages_of
 
 from .beginning import DATABASE, ORG
 from .replica import Content
-from .world import Violation, World
+from .world import Attempt, Pulled, Violation, World
 
 
 async def judge(world: World) -> None:
     """Raises `Violation`."""
     if world.defects:
         raise Violation(f"a task ended by {world.defects[0]!r}") from world.defects[0]
-    versions = world.versions_now()
+    versions = world.all_versions()
     for number, version in enumerate(versions, 1):
         if (version.version, version.parent) != (number, number - 1):
             raise Violation(f"version {version.version} of {version.parent} is number {number}")
     await _check_contents(world, versions)
     _check_authors(world, versions)
     for message, attempt in world.attempts.items():
-        if attempt.acknowledged and attempt.version is not None:
-            _check_is(attempt.version, attempt.content, versions, f"push {message}")
-    for told, content in world.pulls:
-        _check_is(told, content, versions, "a pull")
-    pushed = [attempt.content for attempt in world.attempts.values()]
-    for content in world.unnumbered_pulls:
-        if content.pages and content not in pushed:
-            raise Violation("a v1 client pulled what nobody pushed")
+        if attempt.acknowledged:
+            _check_acknowledged(message, attempt, versions)
+    for pulled in world.pulls:
+        _check_pulled(pulled, versions)
+
+
+def _check_acknowledged(message: str, attempt: Attempt, versions: list[VersionCommitted]) -> None:
+    if attempt.version is not None:
+        _check_is(attempt.version, attempt.content, versions, f"push {message}")
+    # In wire v1 a session that announces no page changes nothing.
+    elif attempt.content.pages and not any(
+        version.root == attempt.content.root for version in _from(attempt.head, versions)
+    ):
+        raise Violation(f"push {message} was acknowledged, and is no version")
+
+
+def _check_pulled(pulled: Pulled, versions: list[VersionCommitted]) -> None:
+    asked, told = pulled.asked, pulled.version
+    if told is None:
+        heads = _from(asked.head, versions[: pulled.head])
+        if not any(version.root == pulled.content.root for version in heads) and (
+            asked.head or pulled.content.pages
+        ):
+            raise Violation(f"{asked.name} pulled over v1 what was not the head")
+        return
+    _check_is(told, pulled.content, versions, f"a pull of {asked.name}")
+    if asked.at is not None and told != asked.at:
+        raise Violation(f"{asked.name} asked for version {asked.at} and was told {told}")
+    if asked.at is None and not asked.head <= told <= pulled.head:
+        raise Violation(f"{asked.name} pulled {told}: the head was {asked.head} to {pulled.head}")
+
+
+def _from(head: int, versions: list[VersionCommitted]) -> list[VersionCommitted]:
+    """The version that was the head, and all later ones."""
+    return versions[max(0, head - 1) :]
 
 
 def _check_is(version: int, content: Content, versions: list[VersionCommitted], who: str) -> None:
@@ -62,6 +94,10 @@ async def _check_contents(world: World, versions: list[VersionCommitted]) -> Non
     history = await DatabaseHistory(log).open(DATABASE, ORG)
     claims = VerifiedClaims("sync", "", ORG, "", "", 1 << 40, b"", "", 0)
     opened = Opened(history, claims)
+    world.counts["versions let go"] += history.oldest - 1
+    kept = len(versions) if world.keep_last is None else world.keep_last
+    if history.oldest > max(1, len(versions) - kept + 1):
+        raise Violation(f"versions to {history.oldest - 1} of {len(versions)} are gone")
     for version in versions:
         if version.version < history.oldest:
             continue

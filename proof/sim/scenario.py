@@ -21,8 +21,17 @@ from .loop import SimLoop
 from .oracle import judge
 from .replica import Content
 from .tables import Machines
-from .wire import Trace
+from .wire import NOTICE_SECONDS_MAX, Trace
 from .world import GRACE_SECONDS, Violation, World
+
+PUSH_EXCUSES = frozenset({"conflict"})
+"""Why a push may fail where nothing goes wrong; a forced one, and any in wire v1, may not."""
+FORCED_PULL_EXCUSES = frozenset({"file_replaced"})
+PULL_EXCUSES = FORCED_PULL_EXCUSES | {"no_shared_history", "unpushed_changes"}
+FAULTS = frozenset({"network", "storage", "local_file", "session_too_slow"})
+"""What faults may show as. Anything else is nobody's fault but the product's."""
+FAULTS_IN_V1 = FAULTS | {"remote_error"}
+"""Where the server's error has no code."""
 
 
 @dataclass(slots=True)
@@ -57,7 +66,7 @@ def run(
         world.pace = pace
     loop.set_exception_handler(lambda _, context: world.note_defect(context))
     try:
-        with machines.in_place():
+        with machines.in_place(), world.sizes.in_place():
             loop.run_until_complete(_scenario(world))
         world.trace_disk()
         if judged:
@@ -113,19 +122,30 @@ async def _work(world: World, clients: list[SimClient], client: SimClient, steps
         kind = rng.random()
         force = rng.random() < 0.25
         if kind < 0.6:
-            call = client.push(force)
-        else:
-            versions = len(world.versions_now())
-            at = rng.randrange(1, versions + 1) if versions and rng.random() < 0.15 else None
-            call = client.pull(force, at if client.wire_version > 1 else None)
-        await _attempt(world, client, call)
+            excuses = PUSH_EXCUSES if client.wire_version > 1 and not force else frozenset()
+            # What broke off is often begun anew, once the server may have noticed.
+            while await _attempt(world, client, client.push(force), excuses):
+                if replica.content is None or rng.random() < 0.4:
+                    break  # the power took it, or nobody cares
+                await asyncio.sleep(rng.random() * NOTICE_SECONDS_MAX)
+            continue
+        versions = len(world.versions_now()) if client.wire_version > 1 else 0
+        at = rng.randrange(1, versions + 1) if versions and rng.random() < 0.3 else None
+        excuses = FORCED_PULL_EXCUSES if force else PULL_EXCUSES
+        if at is not None and world.keep_last is not None:
+            excuses |= {"not_found"}
+        await _attempt(world, client, client.pull(force, at), excuses)
 
 
-async def _attempt(world: World, client: SimClient, call: Coroutine[Any, Any, None]) -> None:
-    """Run one command: it ends well, in a typed error, or with its process killed."""
+async def _attempt(
+    world: World, client: SimClient, call: Coroutine[Any, Any, None], excuses: frozenset[str]
+) -> bool:
+    """Run one command: it ends well, in an error that has a reason here, or with its process
+    killed. Returns whether a fault broke it off."""
     rng = world.rng
     task = world.loop.create_task(call)
     dies = not world.quiet and rng.random() < 0.1
+    killed = False
     writes = rng.random() < 0.15
     wait = rng.random() * 1.5 if dies or writes else None
     if wait is not None:
@@ -133,14 +153,21 @@ async def _attempt(world: World, client: SimClient, call: Coroutine[Any, Any, No
         if writes and not task.done():
             client.replica.write(edited(rng, client.replica.content))
         if dies and not task.done():
+            killed = True
             _kill(world, client, task)
     try:
         await task
     except EdgeReplicaError as error:
         world.trace.note(world.loop.now, f"{client.name} ends: {error.code}")
-    except asyncio.CancelledError:
-        if not dies:
-            raise
+        faults = FAULTS if client.wire_version > 1 else FAULTS_IN_V1
+        if error.code not in (excuses if world.quiet else excuses | faults):
+            raise Violation(f"{client.name} failed, and nothing is wrong: {error!r}") from error
+        return error.code in faults
+    except asyncio.CancelledError as error:
+        if not killed:
+            raise Violation(f"{client.name} was ended, and nobody did it") from error
+        return True
+    return False
 
 
 def _kill(world: World, client: SimClient, task: asyncio.Task[None]) -> None:
@@ -173,7 +200,8 @@ async def _caretaking(world: World) -> None:
     rng = world.rng
     if rng.random() < 0.4:
         histories = DatabaseHistory(EventLog(world.repo, world.clock))
-        keep = Retention(keep_last=rng.randrange(1, 4))
+        world.keep_last = rng.randrange(1, 4)
+        keep = Retention(keep_last=world.keep_last)
         await set_retention(histories, await histories.open(DATABASE, ORG), keep, "u")
     while True:
         await asyncio.sleep(rng.random() * world.pace)
@@ -190,8 +218,18 @@ async def _heal(world: World, clients: list[SimClient]) -> None:
     for client in clients:
         client.options = _options(world, client.name, client.wire_version, retries=0)
         await client.pull(force=True)
+        _check_holds_head(world, client)
     if world.rng.random() < 0.25:
         await _share(world, clients)
+    if world.rng.random() < 0.25:
+        await _meet(world, clients)
+
+
+def _check_holds_head(world: World, client: SimClient) -> None:
+    held, versions = client.replica.content, world.versions_now()
+    assert held is not None
+    if held.root != versions[-1].root if versions else held.pages:
+        raise Violation(f"{client.name} pulled, and does not hold the head")
 
 
 async def _share(world: World, clients: list[SimClient]) -> None:
@@ -206,12 +244,46 @@ async def _share(world: World, clients: list[SimClient]) -> None:
             raise Violation(f"{client.name} did not get what was pushed")
 
 
+async def _meet(world: World, clients: list[SimClient]) -> None:
+    """The others pull while one pushes: what they lack may be another page a moment later. Then
+    that one looks at an old version."""
+    first = clients[0]
+    rng = world.rng
+
+    async def read(client: SimClient) -> None:
+        await asyncio.sleep(rng.random() * 0.2)
+        await client.pull(force=False)
+
+    for client in clients:
+        if client is not first:
+            await client.pull(force=False)
+            if rng.random() < 0.6:
+                client.wire_version = 1
+                client.options = _options(world, client.name, 1, retries=0)
+    await first.pull(force=False)
+    for number in range(2):
+        first.replica.write(edited(rng, edited(rng, first.replica.content)))
+        push = first.push(force=first.wire_version == 1)
+        if number == 0:
+            await push
+        else:
+            await asyncio.gather(push, *(read(client) for client in clients[1:]))
+    if first.wire_version > 1:
+        head = len(world.versions_now())
+        oldest = head if world.keep_last is not None else 1
+        await first.pull(force=False, at=rng.randrange(oldest, head + 1))
+    for client in clients:
+        await client.pull(force=False)
+        _check_holds_head(world, client)
+
+
 def _client(world: World, name: str) -> SimClient:
     rng = world.rng
     wire_version = 1 if rng.random() < 0.2 else 2
     retries = rng.choice((0, 2, 5))
     options = _options(world, name, wire_version, retries)
-    return SimClient(name, options, wire_version, rng, world, world.machines)
+    batch_bytes = world.sizes.batch_bytes
+    return SimClient(name, options, wire_version, rng, world, world.machines, batch_bytes)
 
 
 def _options(world: World, name: str, wire_version: int, retries: int) -> Options:

@@ -26,11 +26,16 @@ from edgereplica.app.sync_services import SyncServices
 from edgereplica.app.tokens import Direction, VerifiedClaims
 from edgereplica.events.domain import VersionCommitted, decode
 from edgereplica.events.errors import Conflict, EdgeReplicaError, NetworkError
+from edgereplica.events.messages import At
+from edgereplica.events.wire import V1
 from edgereplica.fsm.machine import Machine
 
 from .beginning import DATABASE, ORG, SimClock, SimIds, finish, installed
+from .client import Asked, SimClient
+from .counted import DONE, INJECTED
 from .loop import SimLoop
 from .replica import Content, LocalDisk, Synced
+from .sizes import drawn
 from .storage import Disk, FaultyRepo, FaultyStore, Killed
 from .tables import Machines
 from .watched import WatchedPush, digests_in
@@ -42,31 +47,6 @@ HASTY, SLOW = 0.1, 3_000.0
 PACES = (HASTY,) * 5 + (1.0,) * 10 + (SLOW,)
 PIECES_MAX = 2
 """Versions that compaction leaves alone."""
-
-INJECTED = (
-    "cuts",
-    "connections lost to the client alone",
-    "connections lost to the server alone",
-    "stalls",
-    "duplicate connections",
-    "server crashes",
-    "unsynced writes lost",
-    "I/O errors",
-    "I/O errors after the fact",
-    "clients killed",
-    "clients without power",
-    "client I/O errors",
-    "clients restored or copied",
-    "objects collected",
-)
-DONE = (
-    "sessions",
-    "sessions in wire v1",
-    "sessions beside another",
-    "pushed",
-    "pulled",
-    "refused",
-)
 
 
 class Violation(Exception):
@@ -80,10 +60,23 @@ class Attempt:
     content: Content
     base: Synced | None
     force: bool
+    head: int
+    """The head's number when it began."""
     acknowledged: bool = False
     version: int | None = None
     doubled: bool = False
     """The server heard it twice."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pulled:
+    """A pull that ended well, with the version that the client was told and the head's number at
+    its end."""
+
+    asked: Asked
+    version: int | None
+    content: Content
+    head: int
 
 
 @dataclass(slots=True)
@@ -119,8 +112,9 @@ class World:
         self.store = MemoryStore(self.clock)
         self.process: _Process | None = None
         self.attempts: dict[str, Attempt] = {}
-        self.pulls: list[tuple[int, Content]] = []
-        self.unnumbered_pulls: list[Content] = []
+        self.pulls: list[Pulled] = []
+        self.keep_last: int | None = None
+        """What retention was told to keep, once it was."""
         self.counts: Counter[str] = Counter(dict.fromkeys((*DONE, *INJECTED), 0))
         self.healing = False
         self.defects: list[BaseException] = []
@@ -128,8 +122,11 @@ class World:
         self._connections = 0
         self._pushing: dict[str, str] = {}
         self._wires: dict[str, Connection] = {}
+        self._seen: list[VersionCommitted] = []
+        self._seen_to = 0
         self.quiet = self.rng.random() < 0.15
         self.pace = self.rng.choice(PACES)
+        self.sizes = drawn(self.rng)
 
     @property
     def is_slow(self) -> bool:
@@ -185,7 +182,7 @@ class World:
         self.counts["sessions beside another"] += bool(process.sessions)
         fault = None
         if self.faulty and rng.random() < 0.35:
-            fault = Fault(rng.choice(FAULT_KINDS), rng.randrange(1, 9))
+            fault = Fault(rng.choice(FAULT_KINDS), rng.randrange(1, rng.choice((9, 25))))
         name = f"{client}.{self._connections}"
         connection = Connection(
             self.loop, rng, self.trace, self.counts, name, fault, max(1.0, self.pace)
@@ -233,19 +230,22 @@ class World:
 
     def _watched_push(self, process: _Process, claims: VerifiedClaims) -> WatchedPush:
         # In a slow world what was staged may be let go of in the middle of a push.
-        staged = self._staged_digests if not self.is_slow else lambda page_size: frozenset()
-        return WatchedPush(process.services, claims, staged)
+        return WatchedPush(
+            process.services, claims, self._staged_digests, self.counts, strict=not self.is_slow
+        )
 
-    def _staged_digests(self, page_size: int) -> frozenset[bytes]:
+    def _staged_digests(self, page_size: int) -> dict[str, frozenset[bytes]]:
         rows = self.repo.read(
             "SELECT segment_id FROM staged_segments WHERE database_id = ?", DATABASE
         )
-        digests: list[bytes] = []
+        digests: dict[str, frozenset[bytes]] = {}
         for (segment_id,) in rows:
+            if segment_key(ORG, segment_id) not in self.store.objects:
+                continue  # what is gone is sent again
             footer = finish(read_footer(self.store, segment_key(ORG, segment_id)))
             usable = (footer.page_sizes == page_size)[footer.block]
-            digests += digests_in(footer.digests[usable].tobytes())
-        return frozenset(digests)
+            digests[segment_id] = frozenset(digests_in(footer.digests[usable].tobytes()))
+        return digests
 
     def cut_off(self, client: str) -> None:
         """The client's machine is gone, and the server has to find out."""
@@ -309,16 +309,19 @@ class World:
             return LocalDisk(self.counts)
         return LocalDisk(self.counts, self.rng.randrange(1, 4))
 
-    def push_begins(self, name: str, content: Content, base: Synced | None, force: bool) -> str:
-        message = f"{name}/{len(self.attempts)}"
-        self.attempts[message] = Attempt(content, base, force)
-        self._pushing[name] = message
+    def push_begins(self, client: SimClient, base: Synced | None, force: bool) -> str:
+        message = f"{client.name}/{len(self.attempts)}"
+        content = client.replica.content
+        assert content is not None
+        self.attempts[message] = Attempt(content, base, force, len(self.versions_now()))
+        self._pushing[client.name] = message
         return message
 
-    def pushed(self, message: str, version: int | None, content: Content) -> None:
+    def pushed(self, message: str, version: int | None) -> None:
         attempt = self.attempts[message]
         attempt.acknowledged, attempt.version = True, version
         self.counts["pushed"] += 1
+        self.counts["pushed in wire v1"] += version is None
         self._push_ended(message)
         self.trace.note(self.loop.now, f"{message} pushed {version}")
 
@@ -334,20 +337,42 @@ class World:
     def _push_ended(self, message: str) -> None:
         self._pushing.pop(message.partition("/")[0], None)
 
-    def pulled(self, name: str, version: int | None, content: Content) -> None:
+    def pull_begins(self, client: SimClient, at: At) -> Asked:
+        return Asked(client.name, client.wire_version, at, len(self.versions_now()))
+
+    def pulled(self, asked: Asked, version: int | None, content: Content) -> None:
+        pulled = Pulled(asked, version, content, len(self.versions_now()))
+        self.pulls.append(pulled)
+        in_v1, beside = asked.wire_version == V1, pulled.head > asked.head
         self.counts["pulled"] += 1
-        self.trace.note(self.loop.now, f"{name} pulled {version}")
-        if version is not None:
-            self.pulls.append((version, content))
-        else:
-            self.unnumbered_pulls.append(content)
+        self.counts["pulled in wire v1"] += in_v1
+        self.counts["pulled beside a commit"] += beside
+        self.counts["pulled in wire v1 beside a commit"] += in_v1 and beside
+        self.counts["pulled an old version"] += asked.at is not None and asked.at != pulled.head
+        self.trace.note(self.loop.now, f"{asked.name} pulled {version}")
 
     def versions_now(self) -> list[VersionCommitted]:
-        """The history as it lies on the disk, past all caches and faults."""
+        """The history as it lies on the disk, past all caches and faults. What was read before is
+        not read again; `all_versions` tells whether it is still there."""
+        self._seen += self._versions_after(self._seen_to)
+        return self._seen
+
+    def all_versions(self) -> list[VersionCommitted]:
+        """The history as it lies on the disk, whatever was read of it before."""
+        before = list(self._seen)
+        self._seen, self._seen_to = [], 0
+        if self.versions_now()[: len(before)] != before:
+            raise Violation("the history was rewritten")
+        return self._seen
+
+    def _versions_after(self, seq: int) -> list[VersionCommitted]:
         rows = self.repo.read(
-            "SELECT kind, data FROM events WHERE stream = ? ORDER BY seq", f"database:{DATABASE}"
+            "SELECT seq, kind, data FROM events WHERE stream = ? AND seq > ? ORDER BY seq",
+            f"database:{DATABASE}",
+            seq,
         )
-        events = [decode(kind, data) for kind, data in rows]
+        self._seen_to = rows[-1][0] if rows else seq
+        events = [decode(kind, data) for _, kind, data in rows]
         return [event for event in events if isinstance(event, VersionCommitted)]
 
     def trace_disk(self) -> None:

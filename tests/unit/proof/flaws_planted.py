@@ -1,8 +1,9 @@
-"""Flaws of the server, planted in this process, that the simulation must find."""
+"""Flaws of server and client, planted in this process, that the simulation must find."""
 
 import asyncio
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,9 +11,15 @@ from proof.sim.storage import FaultyStore
 
 from edgereplica.adapters.page_storage import PageStorage
 from edgereplica.adapters.segment_writer import SegmentWriter
+from edgereplica.adapters.staged_content import HeldContent
+from edgereplica.app import retention
 from edgereplica.app.gc import GarbageCollector
 from edgereplica.app.history import DatabaseHistory
+from edgereplica.app.pull_server import PullServerEnd
+from edgereplica.app.push_client import PushClientEnd
 from edgereplica.app.push_server import PushServerEnd
+from edgereplica.app.sync_services import open_database
+from edgereplica.events.errors import ProtocolViolation
 from edgereplica.events.messages import Hello
 from edgereplica.events.session import PushCommitted
 from edgereplica.fsm.effects import OpenPush
@@ -102,6 +109,99 @@ def garbage_without_grace(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(GarbageCollector, "_is_old", lambda self, info: True)
 
 
+def v1_push_acknowledged_and_not_committed(patch: pytest.MonkeyPatch) -> None:
+    commit = PushServerEnd.commit
+
+    async def promise(self: Any, effect: Any) -> PushCommitted:
+        if not self._speaks_v1:
+            return await commit(self, effect)
+        return PushCommitted(self._opened.history.head_version + 1, b"\0" * 32)
+
+    patch.setattr(PushServerEnd, "commit", promise)
+
+
+def v1_pull_reads_from_a_newer_head(patch: pytest.MonkeyPatch) -> None:
+    """What differs is judged by one version, and sent from another."""
+    read = PullServerEnd.read
+
+    async def late(self: Any, effect: Any) -> Any:
+        if self._speaks_v1:
+            opened = await open_database(self._services, self._claims)
+            newer = await opened.open_map(self._services.storage, opened.history.head_version)
+            if newer.page_count >= self._selection.page_map.page_count:
+                self._selection.page_map = newer
+        return await read(self, effect)
+
+    patch.setattr(PullServerEnd, "read", late)
+
+
+def second_staged_segment_one_block_off(patch: pytest.MonkeyPatch) -> None:
+    join = HeldContent._join_staged
+
+    def off(self: Any, page_size: int, staged: Any) -> Any:
+        table = join(self, page_size, staged)
+        footer = staged[0][1]
+        first = int((footer.page_sizes == page_size)[footer.block].sum())
+        self._staged.block[first:] -= 1
+        return table
+
+    patch.setattr(HeldContent, "_join_staged", off)
+
+
+def two_staged_segments_refused(patch: pytest.MonkeyPatch) -> None:
+    open_stage = PageStorage.open_stage
+
+    async def strict(self: PageStorage, **given: Any) -> Any:
+        if len(given["staged_segment_ids"]) > 1:
+            raise ProtocolViolation("more than one staged segment")
+        return await open_stage(self, **given)
+
+    patch.setattr(PageStorage, "open_stage", strict)
+
+
+def version_asked_for_is_the_head_instead(patch: pytest.MonkeyPatch) -> None:
+    """Who asks for the last version but one gets the last, and is told so."""
+    choose = PullServerEnd._choose
+
+    def newest(self: Any, opened: Any, at: Any) -> Any:
+        return choose(self, opened, None if at == opened.history.head_version - 1 else at)
+
+    patch.setattr(PullServerEnd, "_choose", newest)
+
+
+def pull_gives_the_version_before_the_head(patch: pytest.MonkeyPatch) -> None:
+    choose = PullServerEnd._choose
+
+    def stale(self: Any, opened: Any, at: Any) -> Any:
+        history = opened.history
+        before = history.head_version - 1
+        late = at is None and before > history.oldest and before % 3 == 0
+        return choose(self, opened, before if late else at)
+
+    patch.setattr(PullServerEnd, "_choose", stale)
+
+
+def cancellation_escapes_from_the_client(patch: pytest.MonkeyPatch) -> None:
+    load = PushClientEnd.load
+
+    async def cancelled(self: Any, effect: Any) -> Any:
+        if len(effect.runs) > 1:
+            raise asyncio.CancelledError
+        return await load(self, effect)
+
+    patch.setattr(PushClientEnd, "load", cancelled)
+
+
+def retention_keeps_one_fewer(patch: pytest.MonkeyPatch) -> None:
+    kept = retention.retention_of
+
+    def fewer(history: Any) -> retention.Retention:
+        rule = kept(history)
+        return replace(rule, keep_last=max(1, rule.keep_last - 1)) if rule.keep_last else rule
+
+    patch.setattr(retention, "retention_of", fewer)
+
+
 IN_ANY_WORLD: tuple[Plant, ...] = (
     compare_and_swap_left_out,
     base_not_compared,
@@ -110,8 +210,15 @@ IN_ANY_WORLD: tuple[Plant, ...] = (
     objects_not_synced,
     committed_while_segments_are_uploaded,
     staged_segments_forgotten,
+    v1_push_acknowledged_and_not_committed,
+    v1_pull_reads_from_a_newer_head,
+    second_staged_segment_one_block_off,
+    two_staged_segments_refused,
+    version_asked_for_is_the_head_instead,
+    pull_gives_the_version_before_the_head,
+    cancellation_escapes_from_the_client,
 )
-IN_SLOW_WORLDS: tuple[Plant, ...] = (garbage_without_grace,)
+IN_SLOW_WORLDS: tuple[Plant, ...] = (garbage_without_grace, retention_keeps_one_fewer)
 """Where storage is looked after."""
 
 

@@ -1,15 +1,18 @@
 """`python -m proof.simulate` as somebody uses it."""
 
+import asyncio
+import multiprocessing
 import re
 import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 from proof import simulate
 from proof.evidence import ROOT
-from proof.sim.world import INJECTED
+from proof.sim.counted import DONE, INJECTED
 from proof.simulate import Summary
 
 
@@ -36,7 +39,7 @@ def test_a_run_shows_progress_and_what_was_injected(
     assert simulate.main(arguments) == 0
     said = capsys.readouterr()
     assert "6 of 6 seeds, 0 s to go" in said.err
-    assert all(re.search(rf"[\d,]+  {re.escape(name)}\n", said.out) for name in INJECTED)
+    assert all(re.search(rf"[\d,]+  {re.escape(name)}\n", said.out) for name in (*DONE, *INJECTED))
     assert "| simulate | passed |" in page.read_text()
     assert "| 3..8 | seeds 6, runs 12, sessions" in page.read_text()
 
@@ -60,14 +63,39 @@ def test_a_long_run_in_which_something_never_happened_has_failed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     happened = Summary(simulate.ALL_INJECTED_SEEDS)
-    happened.counts.update(dict.fromkeys(INJECTED, 1))
+    happened.counts.update(dict.fromkeys((*DONE, *INJECTED), 1))
     page = ["--seeds", str(happened.seeds), "--page", str(tmp_path / "page.md")]
     given(happened, monkeypatch)
     assert simulate.main(page) == 0
-    happened.counts["stalls"] = 0
-    given(happened, monkeypatch)
-    assert simulate.main(page) == 1
-    assert "never happened: stalls" in capsys.readouterr().err
+    for name in ("stalls", "pushes resumed from several segments"):
+        happened.counts[name] = 0
+        given(happened, monkeypatch)
+        assert simulate.main(page) == 1
+        assert f"never happened: {name}\n" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("ending", [asyncio.CancelledError, SystemExit, GeneratorExit])
+def test_a_seed_that_ends_by_no_ordinary_error_is_a_failure_too(
+    ending: type[BaseException], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def ends(seed: int, **_: object) -> NoReturn:
+        raise ending("of this seed")
+
+    monkeypatch.setattr(simulate, "run", ends)
+    summary = simulate.play_range((1, 2, 64))
+    assert summary.failures == dict.fromkeys((1, 2), f"{ending.__name__}: of this seed")
+    assert ending.__name__ in simulate.record_failure(1, tmp_path)
+
+
+def test_a_process_that_dies_ends_the_run() -> None:
+    before = set(multiprocessing.active_children())
+    playing = simulate.simulate(0, 1_000_000, 2, 64)
+    next(playing)
+    (set(multiprocessing.active_children()) - before).pop().kill()
+    with pytest.raises(simulate.ProcessDied):
+        for _ in playing:
+            pass
+    assert set(multiprocessing.active_children()) == before
 
 
 def test_ctrl_c_ends_it_with_what_it_knows_and_leaves_the_page_alone(tmp_path: Path) -> None:

@@ -1,0 +1,36 @@
+"""What is counted in a run: under these names it stands in `specs/evidence.md`."""
+
+INJECTED = (
+    "cuts",
+    "connections lost to the client alone",
+    "connections lost to the server alone",
+    "stalls",
+    "duplicate connections",
+    "server crashes",
+    "unsynced writes lost",
+    "I/O errors",
+    "I/O errors after the fact",
+    "clients killed",
+    "clients without power",
+    "client I/O errors",
+    "clients restored or copied",
+    "objects collected",
+    "versions let go",
+)
+DONE = (
+    "sessions",
+    "sessions in wire v1",
+    "sessions beside another",
+    "pushed",
+    "pushed in wire v1",
+    "pushes in several windows",
+    "pushes in several batches",
+    "pushes resumed",
+    "pushes resumed from several segments",
+    "pulled",
+    "pulled in wire v1",
+    "pulled beside a commit",
+    "pulled in wire v1 beside a commit",
+    "pulled an old version",
+    "refused",
+)
