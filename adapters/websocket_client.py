@@ -50,6 +50,7 @@ class WebSocketTransport(picows.WSListener):
         self._partial: bytearray | None = None
         """The fragments so far of a message that is not whole (RFC 6455 §5.4)."""
         self._reading_paused = False
+        self._reading_stopped = False
         self._gone = asyncio.Event()
         self._watch: asyncio.Task[None] | None = None
         self.bytes_sent = 0
@@ -105,6 +106,12 @@ class WebSocketTransport(picows.WSListener):
         self._gone.set()
         self._writable.set()
 
+    def stop_reading(self) -> None:
+        """For good: what comes is not wanted any more."""
+        self._reading_stopped = True
+        if self._ws is not None:
+            self._ws.underlying_transport.pause_reading()
+
     def pause_writing(self) -> None:
         self._writable.clear()
 
@@ -138,6 +145,8 @@ class WebSocketTransport(picows.WSListener):
         self._inbox.push_back(frame)
 
     def _resume_reading(self) -> None:
+        if self._reading_stopped:
+            return
         if self._reading_paused and not self._inbox.full and not self._gone.is_set():
             self._reading_paused = False
             assert self._ws is not None
@@ -149,6 +158,29 @@ class WebSocketTransport(picows.WSListener):
         self._ws.send_close(picows.WSCloseCode(code), reason.encode())
         # To a peer that does not read, the rest would wait for good, and the socket with it.
         self._ws.disconnect(graceful=self._writable.is_set())
+
+
+class _ErrorHandler(logging.Handler):
+    """Stops the reading of a connection about which picows logs an error.
+
+    picows goes on for some milliseconds, into a buffer for the very frame that it found too large,
+    and calls nobody else back.
+    """
+
+    def __init__(self, listener: WebSocketTransport) -> None:
+        super().__init__(logging.ERROR)
+        self._listener = listener
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._listener.stop_reading()
+
+
+def _logger_of(listener: WebSocketTransport) -> logging.Logger:
+    """A logger for one connection, which is not kept in logging's tree."""
+    logger = logging.Logger(_LOGGER.name)
+    logger.parent = _LOGGER
+    logger.addHandler(_ErrorHandler(listener))
+    return logger
 
 
 async def _ended(transport: picows.WSTransport) -> None:
@@ -170,10 +202,11 @@ async def connect(url: str, token: str, direction: str | None = None) -> WebSock
     headers = {"Authorization": f"Bearer {token}"}
     if direction is not None:
         headers[DIRECTION_HEADER] = direction
+    transport = WebSocketTransport()
     try:
         async with asyncio.timeout(CONNECT_SECONDS_MAX):
             _, listener = await picows.ws_connect(
-                WebSocketTransport,
+                lambda: transport,
                 url,
                 extra_headers=headers,
                 max_frame_size=CLIENT_FRAME_BYTES_MAX,
@@ -181,7 +214,7 @@ async def connect(url: str, token: str, direction: str | None = None) -> WebSock
                 auto_ping_idle_timeout=PING_IDLE_SECONDS,
                 auto_ping_reply_timeout=PING_REPLY_SECONDS_MAX,
                 websocket_handshake_timeout=CONNECT_SECONDS_MAX,
-                logger_name=_LOGGER,
+                logger_name=_logger_of(transport),
                 max_redirects=0,
                 read_buffer_init_size=256 * 1024,
             )
