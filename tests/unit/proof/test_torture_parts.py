@@ -13,8 +13,14 @@ from proof.running import Counts
 from proof.torture import cuts, full_disks, idlers, kills
 from proof.torture.client import ENDED, PHASES, Sync
 from proof.torture.world import Violation, journal_mode, snapshot
+from tests.helpers_cutting import Action, Fault
 
-from edgereplica.events.errors import Conflict, NetworkError
+from edgereplica.events.errors import (
+    Conflict,
+    EdgeReplicaError,
+    NetworkError,
+    ProtocolViolation,
+)
 
 
 def database(path: Path, journal: str = "delete") -> Path:
@@ -154,3 +160,29 @@ def test_only_a_sync_that_is_given_up_may_be_cancelled() -> None:
     assert asyncio.run(cuts._given_up(_endless(), stalling)) is None
     with pytest.raises(Violation, match="nobody has given up"):
         asyncio.run(cuts._given_up(_cancelled(), None))
+
+
+def attempt(fault: Fault | None, error: EdgeReplicaError) -> Any:
+    """What the bench makes of a session that ends with `error`."""
+
+    async def push() -> None:
+        raise error
+
+    bench = object.__new__(cuts._Bench)
+    world: Any = SimpleNamespace(replica=lambda *_, **__: SimpleNamespace(push=push))
+    proxy: Any = SimpleNamespace(expect=lambda _: None, base="", reached=asyncio.Event())
+    bench.world, bench.proxy = world, proxy
+    return bench._attempt(cuts.Kind("push", 2), Path("a.db"), fault)
+
+
+@pytest.mark.parametrize("action", ["cut", "reset", "half_close", "stall"])
+def test_only_the_network_fails_a_session_that_is_cut(action: Action) -> None:
+    assert attempt(Fault(action, 1), NetworkError("lost")) is None
+    with pytest.raises(Violation, match="protocol_violation"):
+        attempt(Fault(action, 1), ProtocolViolation("what is this?"))
+
+
+@pytest.mark.parametrize("fault", [Fault("dribble", 1), None])
+def test_a_session_of_which_nothing_is_lost_goes_through(fault: Fault | None) -> None:
+    with pytest.raises(Violation, match="network"):
+        attempt(fault, NetworkError("lost"))
