@@ -13,7 +13,7 @@ from proof.running import Counts
 from .meter import GROWN_KIB_MAX, Meter
 from .sockets import BINARY, CONTINUED, FINAL, PING, Line, Target, framed, said
 
-FLOOD_SHARE_MIN = 0.06
+FLOOD_SHARE_MIN = 0.03
 NOISE_KIB = 8 * 1024
 """What a server's memory grows by for other reasons."""
 TOGETHER = 5000
