@@ -2,7 +2,7 @@
 
 from hypothesis import strategies as st
 from hypothesis.stateful import precondition, rule
-from tests.model.commands import clients, wires
+from tests.model.commands import clients, rarely, wires
 from tests.model.judge import CLIENTS
 from tests.model.rules_application import journal_modes, page_sizes
 from tests.model.rules_commands import CommandRules
@@ -46,11 +46,15 @@ class StoryRules(CommandRules, SessionRules):
         frames=st.integers(1, 4),
         page_size=page_sizes,
         wire_version=wires,
+        gone=rarely,
     )
     def write_under_a_pull(
-        self, reader: int, other: int, frames: int, page_size: int, wire_version: int
+        self, reader: int, other: int, frames: int, page_size: int, wire_version: int, gone: bool
     ) -> None:
-        """The application commits after the pull has read the file, and goes before it."""
+        """The application commits after the pull has read the file, or found none, and goes before
+        it."""
+        if gone:
+            self.start_anew(number=reader, gone=True)
         self.pull_change_and_push(number=(reader + other) % CLIENTS, rows=3, wire_version=2)
         self.begin(number=reader, kind="pull", wire_version=wire_version, force=True)
         self.step(which=0, from_client=True, steps=frames)
