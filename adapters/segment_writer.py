@@ -72,10 +72,8 @@ class SegmentWriter:
             ):
                 self._moved.clear()
                 await self._moved.wait()
-                self._reap()
             while self._waiting:
                 self._start_upload(*self._waiting.pop())
-        self._reap()
         if self._failure is not None:
             raise self._failure
 
@@ -139,7 +137,7 @@ class SegmentWriter:
     def _start_upload(self, name: str, segment: Segment) -> None:
         task = asyncio.create_task(self._upload(name, segment, report=True))
         self._running.add(task)
-        task.add_done_callback(lambda _: self._moved.set())
+        task.add_done_callback(self._note_end)
 
     def _upload(self, name: str, segment: Segment, *, report: bool) -> Coroutine[None, None, None]:
         """The upload to be awaited. From now on it counts, and alone holds the segment's bytes."""
@@ -169,11 +167,10 @@ class SegmentWriter:
     async def _wait_for_running(self) -> None:
         if self._running:
             await asyncio.wait(self._running)
-        self._reap()
 
-    def _reap(self) -> None:
-        """Take the uploads that ended, and remember the first that failed."""
-        for task in [task for task in self._running if task.done()]:
-            self._running.discard(task)
-            if not task.cancelled() and self._failure is None:
-                self._failure = task.exception()
+    def _note_end(self, task: asyncio.Task[None]) -> None:
+        """One upload ended. Of those that fail it is the first that is remembered."""
+        self._running.discard(task)
+        if not task.cancelled() and self._failure is None:
+            self._failure = task.exception()
+        self._moved.set()
