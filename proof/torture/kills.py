@@ -173,18 +173,20 @@ def kill_pull(job: Job) -> Counts:
             kind = KINDS[shot % len(KINDS)]
             replica = _pushed(world, replicas[kind])()
             new = world.content[world.known]
-            old, mode = snapshot(replica) if replica.exists() else None, journal_mode(replica)
+            cut_late = kind == "rollback"
+            old = snapshot(replica, cut_late) if replica.exists() else None
+            mode = journal_mode(replica)
             sync = _start(world, "pull", replica)
             marksmen[kind].shoot(sync, phase_of(shot, len(KINDS)), sync.process.kill)
             _require_no_crash(sync)
-            now = snapshot(replica) if replica.exists() else None
+            now = snapshot(replica, cut_late) if replica.exists() else None
             if now not in (old, new):
                 raise Violation(f"a {kind} replica is torn")
             if sync.ending is not None and (sync.ending[0] != "done" or now != new):
                 raise Violation(f"a pull that ended with {sync.ending} is not in the file")
             found["kills"] += 1
             found["new version found" if now == new else "old version found"] += 1
-            _pull_again(world, replica, new)
+            _pull_again(world, replica, new, cut_late)
             if mode not in (None, journal_mode(replica)):
                 raise Violation(f"a {kind} replica lost its journal mode")
     for marksman in marksmen.values():
@@ -218,9 +220,9 @@ def _pushed(world: World, replica: Path) -> Callable[[], Path]:
     return prepare
 
 
-def _pull_again(world: World, replica: Path, new: list[bytes]) -> None:
+def _pull_again(world: World, replica: Path, new: list[bytes], cut_late: bool) -> None:
     """As a user would, without --force; and nothing of the killed pull is left over."""
     again = start_sync("pull", replica, world.server.base, world.tokens["pull"]).end()
-    if again is None or again[0] != "done" or snapshot(replica) != new:
+    if again is None or again[0] != "done" or snapshot(replica, cut_late) != new:
         raise Violation(f"the retry failed: {again}")
     require_tidy(replica)

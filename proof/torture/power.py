@@ -233,7 +233,7 @@ def _pulls(job: Job, kinds: tuple[str, ...]) -> Counts:
                 place = job.root / "image"
                 _restore(image, place)
                 done = moment == len(recording.notes)
-                is_new = _check_client(world, place / "replica.db", old, new, done)
+                is_new = _check_client(world, place / "replica.db", kind, (old, new), done)
                 found["new" if is_new else "old"] += 1
                 found[f"images: {kind}"] += 1
                 found["images: it shrinks"] += shrinks
@@ -289,10 +289,16 @@ sys.stdin.readline()
 
 
 def _check_client(
-    world: World, path: Path, old: list[bytes] | None, new: list[bytes], done: bool
+    world: World,
+    path: Path,
+    kind: str,
+    contents: tuple[list[bytes] | None, list[bytes]],
+    done: bool,
 ) -> bool:
     """Whether the file is the new version, which it must be if the pull was done."""
-    found = snapshot(path) if path.exists() and path.stat().st_size else None
+    old, new = contents
+    cut_late = kind.startswith("rollback")
+    found = snapshot(path, cut_late) if path.exists() and path.stat().st_size else None
     if found not in (old, new) or (done and found != new):
         raise Violation("a file is torn, or not what was reported")
     _move_in(path)
@@ -301,7 +307,7 @@ def _check_client(
         raise Violation("a sidecar is ahead of its file: a push would take the version back")
     if world.dice.random() < 0.3:
         _push_nothing(world, path)
-    _pull_again(world, path, new)
+    _pull_again(world, path, new, cut_late)
     return found == new
 
 
@@ -327,8 +333,8 @@ def _push_nothing(world: World, path: Path) -> None:
         raise Violation("a push took a version back that a power loss had undone here")
 
 
-def _pull_again(world: World, path: Path, new: list[bytes]) -> None:
+def _pull_again(world: World, path: Path, new: list[bytes], cut_late: bool) -> None:
     asyncio.run(world.replica(path, "pull").pull())
-    if snapshot(path) != new:
+    if snapshot(path, cut_late) != new:
         raise Violation("the retry did not bring the new version")
     require_tidy(path)
