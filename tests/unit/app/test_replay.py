@@ -1,6 +1,7 @@
 """A recorded session runs again to the same effects, and carries no page of anybody's."""
 
 import asyncio
+import hashlib
 import json
 import stat
 from pathlib import Path
@@ -18,6 +19,7 @@ from edgereplica.adapters.memory_transport import memory_pair
 from edgereplica.app.driver import CODECS, Driver
 from edgereplica.app.replay import FileRecorder, ReplayReport, replay
 from edgereplica.events.errors import InvalidArgument, LocalFileError
+from edgereplica.events.messages import PageData
 from edgereplica.events.recording import ElidedBytes, decode_event, encode
 from edgereplica.events.session import Event, MessageReceived, PagesLoaded, PagesRead
 from edgereplica.fsm.client_pull import ClientPull
@@ -228,6 +230,55 @@ def test_any_json_is_an_event_or_refused(untrusted: Any) -> None:
         decode_event(untrusted)
     except InvalidArgument as error:
         assert error.message
+
+
+def test_content_is_left_out_to_the_last_byte_and_what_is_short_stays() -> None:
+    assert encode(bytes(64)) == {"hex": "00" * 64}
+    assert encode(bytes(65)) == {
+        "length": 65,
+        "blake2b": hashlib.blake2b(bytes(65), digest_size=8).hexdigest(),
+    }
+    page_data = encode(PageData(((1, 1),), "raw", b"x"))
+    assert page_data["data"] == {
+        "length": 1,
+        "blake2b": hashlib.blake2b(b"x", digest_size=8).hexdigest(),
+    }
+
+
+def _answered(data: object) -> dict[str, Any]:
+    """An event with what a recording says of its data."""
+    message = {**encode(PageData(((1, 1),), "raw", b"x")), "data": data}
+    return {"type": "MessageReceived", "message": message}
+
+
+@pytest.mark.parametrize(
+    ("length", "blake2b"),
+    [(-1, "00"), (True, "00"), (1.5, "00"), (-1, None), (1, None), ("1", "00")],
+)
+def test_what_stands_for_bytes_has_a_length_and_a_hash(length: object, blake2b: object) -> None:
+    with pytest.raises(InvalidArgument) as refused:
+        decode_event(_answered({"length": length, "blake2b": blake2b}))
+    words = "elided bytes without length or hash"
+    assert refused.value.message == f"not a recorded event: ValueError({words!r})"
+
+
+def test_no_bytes_can_be_left_out_too() -> None:
+    loaded = encode(PagesLoaded(((1, 1),), "raw", b"x"))
+    again = decode_event({**loaded, "data": {"length": 0, "blake2b": "00"}})
+    assert isinstance(again, PagesLoaded)
+    assert len(again.data) == 0
+
+
+def test_what_cannot_be_recorded_or_is_no_event_is_named() -> None:
+    with pytest.raises(TypeError, match=r"^a set cannot be recorded$"):
+        encode({1})
+    for untrusted, words in (
+        (7, "not a recorded event"),
+        (_answered({"hex": ""}), "not a recorded event: page data without pages"),
+    ):
+        with pytest.raises(InvalidArgument) as refused:
+            decode_event(untrusted)
+        assert refused.value.message == words
 
 
 def test_elided_bytes_have_a_length_and_nothing_else() -> None:

@@ -53,6 +53,7 @@ def test_the_database_that_a_token_is_for() -> None:
         (lambda: attenuate(PULL, []), "nothing was said to narrow"),
         (lambda: seconds_of("soon"), "'soon' is no time: write 90s, 5m, 2h or 7d"),
         (lambda: inspect(_unknown_purpose()), "the token is malformed, or newer than this program"),
+        (lambda: inspect(_for_no_database()), "the token names no database or no direction"),
         (
             lambda: attenuate(PULL, ["colour=red"]),
             "the token carries a restriction that this server does not understand",
@@ -69,6 +70,12 @@ def _unknown_purpose() -> str:
     claims = token_pb.TokenClaims.from_binary(macaroon.parse(PULL).identifier)
     claims.purpose = token_pb.Purpose.UNSPECIFIED
     return macaroon.mint(b"k", claims.to_binary(), ())
+
+
+def _for_no_database() -> str:
+    claims = token_pb.TokenClaims.from_binary(macaroon.parse(PULL).identifier)
+    claims.database_id = ""
+    return macaroon.mint(b"k", claims.to_binary(), [b"exp=1"])
 
 
 @given(st.lists(st.integers(0, 200), min_size=1, max_size=6))

@@ -20,6 +20,7 @@ from edgereplica.events.limits import (
     PAGES_PER_FRAME_MAX,
     RANGE_PAGES_MAX,
     RANGES_PER_FRAME_MAX,
+    RUNS_PER_FRAME_MAX,
     VERSION_MESSAGE_CHARS_MAX,
 )
 from edgereplica.events.messages import (
@@ -98,6 +99,7 @@ def test_bad_values_are_refused(name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "limit", "value"),
     [
+        ("page count over the limit", "pages_per_database_max", PAGES_PER_DATABASE_MAX),
         ("too many hashes", "pages_per_frame_max", PAGES_PER_FRAME_MAX),
         ("range too long", "range_pages_max", RANGE_PAGES_MAX),
     ],
@@ -108,12 +110,28 @@ def test_an_exceeded_limit_is_named(name: str, limit: str, value: int) -> None:
     assert refused.value.details == {"limit": limit, "value": value}
 
 
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("data without pages", "page data without pages"),
+        ("complete's message is no Unicode", "a version's message is not valid Unicode"),
+    ],
+)
+def test_a_refusal_says_why(name: str, words: str) -> None:
+    with pytest.raises(InvalidArgument) as refused:
+        REFUSED[name]()
+    assert refused.value.message == words
+
+
 def test_the_bounds_themselves_are_allowed() -> None:
     Hello(65536, LAST, (1 << 63) - 1, H, H, at=(1 << 63) - 1)
+    Hello(512, 0, 0, at=0.0)
     PageHashes(((1, H * PAGES_PER_FRAME_MAX),))
     PageHashes(((LAST, H),))
     RangeHashes(((LAST - RANGE_PAGES_MAX + 1, LAST, H),) * RANGES_PER_FRAME_MAX)
     PageData(((1, PAGES_PER_FRAME_MAX),), "zstd", b"x")
+    apart = tuple((page, page) for page in range(1, 2 * RUNS_PER_FRAME_MAX, 2))
+    PageData(apart, "zstd", b"x")
     Complete(LAST, H, message="x" * VERSION_MESSAGE_CHARS_MAX)
 
 

@@ -106,8 +106,9 @@ def test_all_machines_or_one() -> None:
     assert list(export("dot", "server_pull")) == ["server_pull"]
     with pytest.raises(InvalidArgument, match="no machine"):
         export("dot", "coffee")
-    with pytest.raises(InvalidArgument, match="format"):
+    with pytest.raises(InvalidArgument, match="format") as refused:
         export("png")
+    assert refused.value.details == {"hint": "one of mermaid, dot, svg, table"}
 
 
 def test_a_machine_of_another_kind_can_be_drawn() -> None:
@@ -116,7 +117,18 @@ def test_a_machine_of_another_kind_can_be_drawn() -> None:
     class Lamp(StateChart):
         off = State(initial=True)
         on = State()
-        press = off.to(on) | on.to(off)
+        ash = State(final=True)
+        press = off.to(on, on=["glow", "warm"]) | on.to(off)
+        burn = on.to(ash)
 
-    assert "| **press** | → on | → off |" in diagrams.table("lamp", Lamp)
+        def glow(self) -> None:
+            return
+
+        def warm(self) -> None:
+            return
+
+    assert "| **press** | → on / glow, warm | → off |" in diagrams.table("lamp", Lamp)
+    # Where it begins and where it ends has a thick border.
+    widths = re.findall(r'stroke-width="(.*?)".*\n.*>(\w+)</text>', diagrams.svg("lamp", Lamp))
+    assert widths == [("3", "off"), ("1", "on"), ("3", "ash")]
     assert "Refused in every state" not in diagrams.table("lamp", Lamp)
