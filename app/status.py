@@ -60,10 +60,12 @@ def _compare(plan: LocalPlan, reply: HelloReply, seconds: float) -> ReplicaStatu
         push = "nothing"
     elif reply.head and not at_head:
         push = "conflict"
-    if same or at_head or not reply.head:
+    if same or at_head:
         pull = "nothing"
     elif plan.changed or plan.is_of_another_database(reply.database):
         pull = "refused"
+    elif not reply.head:
+        pull = "nothing"
     changed = plan.content.changed if plan.content is not None else None
     return ReplicaStatus(
         path=str(plan.path),

@@ -102,6 +102,19 @@ def test_another_file_is_not_overwritten(user: User, tmp_path: Path) -> None:
     assert other.read_bytes() == before
 
 
+def test_the_status_says_of_a_pull_what_it_does(user: User, tmp_path: Path) -> None:
+    """Nothing was pushed yet: there is nothing to pull, and a file is not emptied for it."""
+    file, fresh = tmp_path / "app.db", tmp_path / "fresh.db"
+    make_notes(file)
+    assert (user.ok("status", file)["push"], user.ok("status", file)["pull"]) == ("push", "refused")
+    assert user.refused("pull", file)[1]["code"] == "no_shared_history"
+    assert user.ok("status", fresh)["pull"] == "nothing"
+    user.ok("push", file)
+    assert user.ok("status", file)["pull"] == "nothing"
+    assert user.ok("pull", file)["outcome"] == "unchanged"
+    assert user.ok("status", fresh)["pull"] == "pull"
+
+
 def test_an_older_version_by_number(user: User, tmp_path: Path) -> None:
     file, old = tmp_path / "app.db", tmp_path / "old.db"
     make_notes(file)
