@@ -274,12 +274,10 @@ class PullClientEnd:
                 )
         self._before_install()
         if self._fresh is not None:
-            if self._planned_state is not None:
-                # Not under the lock: taking it rewrites the header of a WAL database.
-                self._check_unchanged()
             self.applied = self._fresh.install(
                 replace=self._content is not None,
                 busy_timeout_seconds=self._busy_timeout_seconds,
+                check=None if self._planned_state is None else self._check_unchanged,
             )
         else:
             assert self._spool is not None
@@ -294,7 +292,7 @@ class PullClientEnd:
         return VersionApplied(effect.version or self._reply.head or 0)
 
     def _check_unchanged(self) -> None:
-        """Under the write lock: nobody has written to the file since it was compared."""
+        """While nobody else can write: nobody has written to the file since it was compared."""
         assert self._planned_state is not None
         require_unchanged(self._path, self._planned_state)
 

@@ -4,13 +4,16 @@ import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
+from tests.helpers_local import line, python
 from tests.helpers_server import Account, ServerProcess
 
 from edgereplica import AsyncReplica, Replica
+from edgereplica.adapters.local_fresh import FreshFile
 from edgereplica.app.sample_database import create, scatter_edits
-from edgereplica.events.errors import Conflict, NoSharedHistory, UnpushedChanges
+from edgereplica.events.errors import Conflict, FileReplaced, NoSharedHistory, UnpushedChanges
 
 
 @pytest.fixture(scope="module")
@@ -151,6 +154,48 @@ def test_another_page_size_is_a_full_replacement(site: Site, page_size: int) -> 
     assert site.replica("p.db", "push").push().version == 2
     assert site.replica("q.db", "pull").pull().page_size == page_size
     assert same_pages(path, site.folder / "q.db")
+
+
+COMMIT_AND_CLOSE = """
+import sqlite3, sys
+app = sqlite3.connect(sys.argv[1])
+app.execute("CREATE TABLE precious (x)")
+app.commit()
+app.close()
+print("committed")
+"""
+
+
+@pytest.mark.parametrize("journal_mode", ["wal", "delete"])
+def test_a_commit_just_before_a_file_is_replaced_is_not_lost(
+    site: Site, journal_mode: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Behind the last look at the old file, before it is locked: the pull is refused."""
+    old, new = site.folder / "b.db", site.folder / "a.db"
+    site.replica("a.db", "push").push()
+    site.replica("b.db", "pull").pull()
+    with closing(sqlite3.connect(old)) as connection:
+        connection.execute(f"PRAGMA journal_mode = {journal_mode}")
+    with closing(sqlite3.connect(new)) as connection:
+        connection.executescript("PRAGMA journal_mode=delete; PRAGMA page_size=8192; VACUUM")
+    site.replica("a.db", "push").push()
+    lock = FreshFile._lock_exclusively
+
+    def late(self: FreshFile, connection: Any, header: Any) -> None:
+        with python(COMMIT_AND_CLOSE, old) as application:
+            assert line(application) == "committed"
+        lock(self, connection, header)
+
+    monkeypatch.setattr(FreshFile, "_lock_exclusively", late)
+    with pytest.raises(FileReplaced):
+        site.replica("b.db", "pull").pull()
+    monkeypatch.undo()
+    with closing(sqlite3.connect(old)) as connection:
+        assert connection.execute("SELECT count(*) FROM precious").fetchone() == (0,)
+    with pytest.raises(UnpushedChanges):
+        site.replica("b.db", "pull").pull()
+    site.replica("b.db", "pull").pull(force=True)
+    assert same_pages(new, old)
 
 
 def test_after_delete_and_vacuum_both_sides_have_shrunk(site: Site) -> None:
