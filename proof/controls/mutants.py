@@ -80,17 +80,20 @@ examples:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of the mutants of one file. `undecided` ended neither way: a signal, no run."""
+    """What became of the mutants of one file.
+
+    `undecided` ended neither way (a signal, no run): "name, exit code" of each.
+    """
 
     file: str
     killed: int
     timeouts: int
-    undecided: int
+    undecided: tuple[str, ...]
     survivors: tuple[Survivor, ...]
 
     @property
     def total(self) -> int:
-        return self.killed + self.undecided + len(self.survivors)
+        return self.killed + len(self.undecided) + len(self.survivors)
 
     @property
     def percent(self) -> float:
@@ -207,7 +210,8 @@ def outcome(root: Path, file: str) -> Outcome:
             survivors.append(from_diff(file, qualified, get_diff_for_mutant(name)))
     endless = sum(code in _ENDLESS for code in codes.values())
     killed = endless + sum(code == _TESTS_FAILED for code in codes.values())
-    undecided = len(codes) - killed - len(survivors)
+    decided = (*_ENDLESS, _TESTS_FAILED, *_SURVIVED)
+    undecided = tuple(f"{name}, {code}" for name, code in codes.items() if code not in decided)
     return Outcome(file, killed, endless, undecided, tuple(survivors))
 
 
@@ -218,7 +222,8 @@ def table(outcomes: Sequence[Outcome]) -> str:
         "|---|--:|--:|--:|--:|--:|--:|",
     ]
     for o in [*outcomes, _together(outcomes)]:
-        figures = (o.total, o.killed, o.timeouts, len(o.survivors), o.undecided, f"{o.percent:.1f}")
+        lived = len(o.survivors), len(o.undecided)
+        figures = (o.total, o.killed, o.timeouts, *lived, f"{o.percent:.1f}")
         lines.append(f"| {o.file} | {' | '.join(str(figure) for figure in figures)} |")
     return "\n".join(lines) + "\n"
 
@@ -228,7 +233,7 @@ def _together(outcomes: Sequence[Outcome]) -> Outcome:
         "all",
         sum(o.killed for o in outcomes),
         sum(o.timeouts for o in outcomes),
-        sum(o.undecided for o in outcomes),
+        tuple(each for o in outcomes for each in o.undecided),
         tuple(survivor for o in outcomes for survivor in o.survivors),
     )
 
@@ -262,8 +267,7 @@ def faults(outcomes: Sequence[Outcome], whys: dict[Survivor, str], stale: Sequen
     found = []
     if together.percent < KILLED_PERCENT_MIN:
         found.append(f"{together.percent:.1f} % killed, at least {KILLED_PERCENT_MIN} % should be")
-    if together.undecided:
-        found.append(f"{together.undecided} mutants ended neither way")
+    found += [f"ended neither way: {each}" for each in together.undecided]
     found += [
         f"unexplained: {s.file} {s.function}: {s.old}  ->  {s.new}"
         for s, why in whys.items()

@@ -33,7 +33,7 @@ def test_a_diff_is_read() -> None:
     assert from_diff("a.py", "g", left_out) == Survivor("a.py", "g", "raise X( 1)", "")
 
 
-GOOD = Outcome("a.py", killed=18, timeouts=1, undecided=0, survivors=(A, B))
+GOOD = Outcome("a.py", killed=18, timeouts=1, undecided=(), survivors=(A, B))
 
 
 @pytest.mark.parametrize(
@@ -42,9 +42,9 @@ GOOD = Outcome("a.py", killed=18, timeouts=1, undecided=0, survivors=(A, B))
         (GOOD, {A: "because", B: "so"}, [], ""),
         (GOOD, {A: "because", B: ""}, [], 'unexplained: a.py C.g: raise X("a | b")  ->  \n'),
         (GOOD, {}, [WHY_A], "stale reason: a.py f return 2: because\n"),
-        (Outcome("a.py", 17, 0, 0, (A, B)), {}, [], "89.5 % killed, at least 90 % should be\n"),
-        (Outcome("a.py", 18, 0, 1, (A,)), {}, [], "1 mutants ended neither way\n"),
-        (Outcome("a.py", 0, 0, 0, ()), {}, [], "0.0 % killed, at least 90 % should be\n"),
+        (Outcome("a.py", 17, 0, (), (A, B)), {}, [], "89.5 % killed, at least 90 % should be\n"),
+        (Outcome("a.py", 18, 0, ("f_1, -9",), (A,)), {}, [], "ended neither way: f_1, -9\n"),
+        (Outcome("a.py", 0, 0, (), ()), {}, [], "0.0 % killed, at least 90 % should be\n"),
     ],
 )
 def test_what_keeps_a_run_from_passing(
@@ -54,7 +54,7 @@ def test_what_keeps_a_run_from_passing(
 
 
 def test_the_figures_are_of_each_file_and_of_all() -> None:
-    other = Outcome("b.py", 10, 0, 0, ())
+    other = Outcome("b.py", 10, 0, (), ())
     assert table([GOOD, other]).splitlines()[2:] == [
         "| a.py | 20 | 18 | 1 | 2 | 0 | 90.0 |",
         "| b.py | 10 | 10 | 0 | 0 | 0 | 100.0 |",
