@@ -2,8 +2,10 @@
 
 - A version is byte for byte one pushed content, the one whose push names it, and each push makes
   at most one version. Versions are linear.
-- What a client was told stands: an acknowledged version is in the history with that root. Where no
-  version is told (wire v1), the content is that of the head when the push began, or of a later one.
+- What a client was told stands: an acknowledged version is in the history with that root, and it
+  was the head at some moment between the push's beginning and its end, also where the server only
+  said that it holds this already. Where no version is told (wire v1), the content is that of one
+  which was the head in between.
 - A reader gets exactly the version it was told, and that is the one it asked for: a version by its
   number, or else what was the head at some moment between the pull's beginning and its end.
 - What is written stays: a history is only added to, and retention takes no version that it was told
@@ -48,11 +50,17 @@ async def judge(world: World) -> None:
 
 
 def _check_acknowledged(message: str, attempt: Attempt, versions: list[VersionCommitted]) -> None:
-    if attempt.version is not None:
-        _check_is(attempt.version, attempt.content, versions, f"push {message}")
+    told, first, last = attempt.version, attempt.head, attempt.head_then
+    if told is not None:
+        _check_is(told, attempt.content, versions, f"push {message}")
+        # An old version may hold the same.
+        if not first <= told <= last:
+            raise Violation(
+                f"push {message} was acknowledged as {told}: the head was {first} to {last}"
+            )
     # In wire v1 a session that announces no page changes nothing.
     elif attempt.content.pages and not any(
-        version.root == attempt.content.root for version in _from(attempt.head, versions)
+        version.root == attempt.content.root for version in _from(first, versions[:last])
     ):
         raise Violation(f"push {message} was acknowledged, and is no version")
 

@@ -62,6 +62,8 @@ class Attempt:
     force: bool
     head: int
     """The head's number when it began."""
+    head_then: int = 0
+    """The head's number when the client was told that it is pushed."""
     acknowledged: bool = False
     version: int | None = None
     doubled: bool = False
@@ -320,6 +322,7 @@ class World:
     def pushed(self, message: str, version: int | None) -> None:
         attempt = self.attempts[message]
         attempt.acknowledged, attempt.version = True, version
+        attempt.head_then = len(self.versions_now())
         self.counts["pushed"] += 1
         self.counts["pushed in wire v1"] += version is None
         self._push_ended(message)

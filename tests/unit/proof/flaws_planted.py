@@ -21,7 +21,7 @@ from edgereplica.app.push_server import PushServerEnd
 from edgereplica.app.sync_services import open_database
 from edgereplica.events.errors import ProtocolViolation
 from edgereplica.events.messages import Hello
-from edgereplica.events.session import PushCommitted
+from edgereplica.events.session import PushCommitted, PushOpened
 from edgereplica.fsm.effects import OpenPush
 from edgereplica.fsm.server_push import ServerPush
 
@@ -181,6 +181,25 @@ def pull_gives_the_version_before_the_head(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(PullServerEnd, "_choose", stale)
 
 
+def push_in_sync_with_the_version_before_the_head(patch: pytest.MonkeyPatch) -> None:
+    """Answered from a history that lacks its last version, as a stale cache would give it."""
+    open_push = PushServerEnd.open
+
+    async def stale(self: Any, effect: Any) -> PushOpened:
+        hello = effect.hello
+        opened = await open_database(self._services, self._claims)
+        before = opened.history.head_version - 1
+        if before < opened.history.oldest or hello.root in (None, opened.head_root):
+            return await open_push(self, effect)
+        version = opened.history.at(before)
+        if version.root != hello.root:
+            return await open_push(self, effect)
+        self._opened = opened
+        return PushOpened(opened.info(version, hello.page_size), base_known=True)
+
+    patch.setattr(PushServerEnd, "open", stale)
+
+
 def cancellation_escapes_from_the_client(patch: pytest.MonkeyPatch) -> None:
     load = PushClientEnd.load
 
@@ -216,6 +235,7 @@ IN_ANY_WORLD: tuple[Plant, ...] = (
     two_staged_segments_refused,
     version_asked_for_is_the_head_instead,
     pull_gives_the_version_before_the_head,
+    push_in_sync_with_the_version_before_the_head,
     cancellation_escapes_from_the_client,
 )
 IN_SLOW_WORLDS: tuple[Plant, ...] = (garbage_without_grace, retention_keeps_one_fewer)
