@@ -9,15 +9,15 @@ from . import crowds, cuts, full_disks, idlers, kills, power
 CHECKS = {
     "kill-server": Check(
         kills.kill_server, 500, "kills", "SIGKILL of the server in a push, and its restart", 6,
-        lacks=partial(kills.phases_missed, "push"),
+        lacks=partial(kills.lacks, "push"),
     ),
     "kill-push": Check(
         kills.kill_push, 500, "kills", "SIGKILL of the client in a push", 6,
-        lacks=partial(kills.phases_missed, "push"),
+        lacks=partial(kills.lacks, "push"),
     ),
     "kill-pull": Check(
         kills.kill_pull, 500, "kills", "SIGKILL of the client in a pull, into three kinds", 18,
-        lacks=partial(kills.phases_missed, "pull"),
+        lacks=partial(kills.lacks, "pull"),
     ),
     "cut": Check(
         cuts.cut, 2000, "random bytes",

@@ -3,13 +3,15 @@
 A session is mostly waiting and start-up, so that moments drawn evenly over its whole time would
 hit before it begins or after its end. Each kill is aimed at one of the session's phases, all as
 often, and falls at a random moment of that phase. What counts is the phase that the client had
-told of last when the kill came; the counts show where they fell.
+told of last when the kill came; the counts show where they fell. A shot that came after the end of
+its session has killed nothing: it is no kill, and is fired again, earlier each time.
 """
 
 import sqlite3
 import time
 from collections.abc import Callable
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from random import Random
 
@@ -26,6 +28,9 @@ LINK_BYTES_PER_SECOND = 50e6
 SAMPLES = 4
 OVERSHOOT = 1.1
 """A phase may last longer than usual: its last part is aimed at too."""
+SHOTS_MAX = 12
+"""Of one kill; the last of them come right where their phase begins."""
+LATE = f"shots {ENDED}"
 
 
 def phase_of(shot: int, kinds: int = 1) -> int:
@@ -45,12 +50,13 @@ class Marksman:
         self.usual = usual_seconds(samples, way)
         self.hits = Counts({_hit(phase): 0 for phase in (*PHASES[way], ENDED)})
 
-    def shoot(self, sync: Sync, at: int, kill: Callable[[], None]) -> None:
-        """Call `kill` at a random moment of the phase with the number `at`."""
+    def shoot(self, sync: Sync, at: int, kill: Callable[[], None], share: float = 1.0) -> bool:
+        """Call `kill` at a random moment of the phase with the number `at`: of so large a share of
+        it, from its begin. Whether the session was still going on."""
         target = PHASES[self.way][at]
         sync.wait_for(target, self.way)
         # Rather early than late: what is heard of a phase is heard a little after it has begun.
-        time.sleep(self.usual.get(target, 0) * OVERSHOOT * self.dice.random() ** 2)
+        time.sleep(self.usual.get(target, 0) * OVERSHOOT * share * self.dice.random() ** 2)
         sync.hear_all()
         hit = sync.phase
         kill()
@@ -58,15 +64,28 @@ class Marksman:
             sync.end()
             hit = sync.phase
         self.hits[_hit(hit)] += 1
+        return hit != ENDED
 
 
-def phases_missed(way: str, counts: Counts) -> list[str]:
-    """The phases in which no kill fell."""
-    return [f"no kill {_hit(phase)}" for phase in PHASES[way] if not counts[_hit(phase)]]
+def until_one_hits(shoot: Callable[[float], bool]) -> None:
+    """Shoot until a session is hit. `shoot` is told which share of its phase to aim at."""
+    for missed in range(SHOTS_MAX):
+        if shoot(1 - missed / (SHOTS_MAX - 1)):
+            return
+    raise Violation(f"{SHOTS_MAX} shots at one phase came after the end of their sessions")
+
+
+def lacks(way: str, counts: Counts) -> list[str]:
+    """The phases in which no kill fell; and what is called a kill and fell in none."""
+    in_phases = sum(counts[_hit(phase)] for phase in PHASES[way])
+    outside = counts["kills"] - in_phases
+    return [f"no kill {_hit(phase)}" for phase in PHASES[way] if not counts[_hit(phase)]] + (
+        [f"{outside} of the kills fell in no phase"] if outside else []
+    )
 
 
 def _hit(phase: str) -> str:
-    return phase if phase.startswith("after") else f"in {phase}".replace("in before", "before")
+    return LATE if phase == ENDED else f"in {phase}".replace("in before", "before")
 
 
 def _start(world: World, way: str, path: Path) -> Sync:
@@ -110,21 +129,26 @@ def _kill_pushes(job: Job, server: Server, kill_server: Callable[[], None] | Non
     world = World(job.root, server, job.dice, ROWS, CHANGES)
     marksman = Marksman("push", job.dice, _samples(world, "push", lambda: _edited(world)))
     found = Counts({"kills": 0, "acknowledged before": 0, "committed unheard": 0})
-    for number in job.rounds():
+
+    def shoot(shot: int, share: float) -> bool:
         world.edit()
         before, known = snapshot(world.origin), world.known
         sync = _start(world, "push", world.origin)
-        marksman.shoot(sync, phase_of(_shot(job, number)), kill_server or sync.process.kill)
+        hit = marksman.shoot(sync, phase_of(shot), kill_server or sync.process.kill, share)
         version = _acknowledged(sync, may_fail=kill_server is not None)
         if kill_server is not None:
             server.start()
         if snapshot(world.origin) != before:
             raise Violation("a push that was killed changed the file")
         head = world.check(version)
-        found["kills"] += 1
-        found["acknowledged before"] += version is not None
+        found["kills"] += hit
+        found["acknowledged before"] += hit and version is not None
         found["committed unheard"] += head > known and version is None
         world.retry()
+        return hit
+
+    for number in job.rounds():
+        until_one_hits(partial(shoot, _shot(job, number)))
     found.update(marksman.hits)
     found.update({"torn": 0, "acknowledged losses": 0, "retries that failed": 0})
     return found
@@ -168,8 +192,8 @@ def kill_pull(job: Job) -> Counts:
             kind: Marksman("pull", job.dice, _samples(world, "pull", _pushed(world, replica)))
             for kind, replica in replicas.items()
         }
-        for number in job.rounds():
-            shot = _shot(job, number)
+
+        def shoot(shot: int, share: float) -> bool:
             kind = KINDS[shot % len(KINDS)]
             replica = _pushed(world, replicas[kind])()
             new = world.content[world.known]
@@ -177,18 +201,23 @@ def kill_pull(job: Job) -> Counts:
             old = snapshot(replica, cut_late) if replica.exists() else None
             mode = journal_mode(replica)
             sync = _start(world, "pull", replica)
-            marksmen[kind].shoot(sync, phase_of(shot, len(KINDS)), sync.process.kill)
+            aim = phase_of(shot, len(KINDS))
+            hit = marksmen[kind].shoot(sync, aim, sync.process.kill, share)
             _require_no_crash(sync)
             now = snapshot(replica, cut_late) if replica.exists() else None
             if now not in (old, new):
                 raise Violation(f"a {kind} replica is torn")
             if sync.ending is not None and (sync.ending[0] != "done" or now != new):
                 raise Violation(f"a pull that ended with {sync.ending} is not in the file")
-            found["kills"] += 1
-            found["new version found" if now == new else "old version found"] += 1
+            found["kills"] += hit
+            found["new version found" if now == new else "old version found"] += hit
             _pull_again(world, replica, new, cut_late)
             if mode not in (None, journal_mode(replica)):
                 raise Violation(f"a {kind} replica lost its journal mode")
+            return hit
+
+        for number in job.rounds():
+            until_one_hits(partial(shoot, _shot(job, number)))
     for marksman in marksmen.values():
         found.update(marksman.hits)
     found.update({"torn": 0, "retries that failed": 0, "retries that needed --force": 0})

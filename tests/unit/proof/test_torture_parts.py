@@ -5,6 +5,7 @@ import signal
 import sqlite3
 from contextlib import closing
 from pathlib import Path
+from random import Random
 from types import SimpleNamespace
 from typing import Any
 
@@ -67,10 +68,36 @@ def test_a_few_kills_are_aimed_at_every_phase() -> None:
 
 
 def test_a_phase_that_no_kill_fell_in_is_missed() -> None:
-    counts = Counts({"before hello": 9, **{f"in {phase}": 9 for phase in PHASES["pull"][1:]}})
-    assert kills.phases_missed("pull", counts) == []
-    counts["in applying"] = 0
-    assert kills.phases_missed("pull", counts) == ["no kill in applying"]
+    phases = {"before hello": 9, **{f"in {phase}": 9 for phase in PHASES["pull"][1:]}}
+    counts = Counts({"kills": 54, "shots after the end": 7, **phases})
+    assert kills.lacks("pull", counts) == []
+    counts["kills"] = 56
+    assert kills.lacks("pull", counts) == ["2 of the kills fell in no phase"]
+    counts["kills"], counts["in applying"] = 45, 0
+    assert kills.lacks("pull", counts) == ["no kill in applying"]
+
+
+def test_a_shot_after_the_end_is_fired_again_but_not_for_ever() -> None:
+    shares: list[float] = []
+
+    def shoot(share: float) -> bool:
+        shares.append(share)
+        return len(shares) == 3
+
+    kills.until_one_hits(shoot)
+    assert len(shares) == 3
+    assert shares[0] == 1 > shares[1] > shares[2]
+    with pytest.raises(Violation, match="after the end"):
+        kills.until_one_hits(lambda _: False)
+
+
+@pytest.mark.parametrize("phase", [*PHASES["push"], ENDED])
+def test_only_a_session_that_goes_on_can_be_hit(phase: str) -> None:
+    marksman = kills.Marksman("push", Random(1), [])
+    process: Any = Ended(0)
+    sync = Sync(process, process, phase=phase)
+    assert marksman.shoot(sync, 0, lambda: None) is (phase != ENDED)
+    assert marksman.hits["shots after the end"] == (phase == ENDED)
 
 
 class Ended:
@@ -83,6 +110,9 @@ class Ended:
 
     def join(self) -> None:
         """It has ended."""
+
+    def kill(self) -> None:
+        """It is too late."""
 
     def close(self) -> None:
         """Nothing is open."""
