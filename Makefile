@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test test-js lint types check-generated generate bench bench-scale bench-hash bench-login prove simulate torture hostile model-check prove-controls mutants clean
+.PHONY: demo test test-js test-browser lint types check-generated generate bench bench-scale bench-hash bench-login prove simulate torture hostile model-check prove-controls mutants clean
 
 $(STAMP): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -92,7 +92,7 @@ simulate: $(STAMP)
 
 # The protocol's Promela model, every state of it, and its planted flaws; needs spin and gcc.
 model-check: $(STAMP)
-	$(BIN)/python -m proof.model_check
+	$(BIN)/python -m proof.model_check --page $(PAGE)
 
 # Hostile input to codecs, machines, tokens and the client.
 hostile: $(STAMP)
@@ -100,12 +100,11 @@ hostile: $(STAMP)
 
 # Every flaw of the list, planted one at a time in a copy, must turn a check red; CHECKS names some.
 prove-controls: $(STAMP)
-	$(BIN)/python -m proof.controls $(CHECKS)
+	$(BIN)/python -m proof.controls $(if $(CHECKS),,--page $(PAGE)) $(CHECKS)
 
 # Mutants of codecs, machines and token code must die; CHECKS names some of the files.
 mutants: $(STAMP)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev,mutation]'
-	$(BIN)/python -m proof.controls.mutants $(CHECKS)
+	$(BIN)/python -m proof.controls.mutants --page $(PAGE) $(CHECKS)
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -100,7 +100,7 @@ class Outcome:
         return 100 * self.killed / max(1, self.total)
 
 
-def lay_out(root: Path, files: Sequence[str]) -> None:
+def lay_out(root: Path, files: Sequence[str], tests: Sequence[str]) -> None:
     """A copy of what the tests need, with the package's folders inside the package."""
     package = root / "src/edgereplica"
     shutil.copytree(ROOT / "src/edgereplica", package, symlinks=True, ignore=_ignored)
@@ -119,7 +119,7 @@ def lay_out(root: Path, files: Sequence[str]) -> None:
         "pytest_add_cli_args": [
             "-p", "no:cacheprovider", "-p", "no:xdist", "-p", "proof.controls.quick_tests",
         ],
-        "pytest_add_cli_args_test_selection": list(TESTS),
+        "pytest_add_cli_args_test_selection": list(tests),
         "timeout_multiplier": TIMEOUT_FACTOR,
         # What one test leaves behind in the process (a cache of what was found for a class) must
         # not hide a mutant from another: every mutant is forked from a process that ran none.
@@ -136,7 +136,7 @@ def _ignored(_folder: str, names: list[str]) -> set[str]:
     return {"__pycache__", "node_modules", "js", ".hypothesis"} & set(names)
 
 
-def mutate(root: Path, jobs: int) -> None:
+def mutate(root: Path, jobs: int, chosen: Sequence[str]) -> None:
     """Run mutmut in `root`; `RuntimeError` if it fails, as it does if a test is red as it is."""
     # Hypothesis' profile for CI draws the same examples for every mutant, remembers none of them
     # and has no deadline, so that only a mutant decides.
@@ -148,7 +148,7 @@ def mutate(root: Path, jobs: int) -> None:
     }
     mutmut = Path(sys.executable).with_name("mutmut")
     if not mutmut.exists():
-        raise RuntimeError("mutmut is missing: pip install -e '.[mutation]'")
+        raise RuntimeError("mutmut is missing: pip install -e '.[dev]'")
     limited = f'ulimit -v {MEMORY_BYTES_MAX >> 10} && exec "$@"'
     done = subprocess.run(
         ["/bin/sh", "-c", limited, "sh", str(mutmut), "run", "--max-children", str(jobs)],
@@ -160,7 +160,7 @@ def mutate(root: Path, jobs: int) -> None:
     )
     if done.returncode:
         # mutmut does not say which test it was that failed as it is.
-        tests = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *TESTS]
+        tests = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *chosen]
         environment |= {"PYTHONPATH": "src", "MUTANT_UNDER_TEST": ""}
         seen = subprocess.run(
             tests,
@@ -277,11 +277,13 @@ def faults(outcomes: Sequence[Outcome], whys: dict[Survivor, str], stale: Sequen
     return "".join(f"{line}\n" for line in found)
 
 
-def run(files: Sequence[str], jobs: int, keep: Path | None) -> list[Outcome]:
+def run(
+    files: Sequence[str], jobs: int, keep: Path | None, tests: Sequence[str] = TESTS
+) -> list[Outcome]:
     with contextlib.ExitStack() as stack:
         root = keep or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="mutants-")))
-        lay_out(root, files)
-        mutate(root, jobs)
+        lay_out(root, files, tests)
+        mutate(root, jobs, tests)
         return [outcome(root, file) for file in files]
 
 

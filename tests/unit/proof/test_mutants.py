@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 from proof.controls import mutants
-from proof.controls.mutants import FILES, TESTS, Outcome, faults, lay_out, listed, table
+from proof.controls.mutants import FILES, TESTS, Outcome, faults, lay_out, listed, run, table
 from proof.controls.survivors import Reason, Survivor, explained, from_diff, reasons
 from proof.evidence import ROOT
 
@@ -89,7 +89,7 @@ def test_files_and_tests_are_there() -> None:
 
 
 def test_the_copy_has_the_package_in_one_place(tmp_path: Path) -> None:
-    lay_out(tmp_path, ["events/wire.py"])
+    lay_out(tmp_path, ["events/wire.py"], TESTS)
     for file in FILES:
         assert (tmp_path / "src/edgereplica" / file).read_bytes() == (ROOT / file).read_bytes()
     assert not [path for path in (tmp_path / "src").rglob("*") if path.is_symlink()]
@@ -105,3 +105,19 @@ def test_an_unknown_file_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     for words in (["events/nothing.py"], ["--help"]):
         with pytest.raises(SystemExit):
             mutants.main(words)
+
+
+def test_the_mutants_of_one_file_are_made_and_killed(tmp_path: Path) -> None:
+    """The short profile of `make mutants`: a small file, and no tests but its own."""
+    tests = ["tests/unit/fsm/test_registry.py"]
+    (registry,) = run(["fsm/registry.py"], 1, tmp_path / "all", tests)
+    assert registry.undecided == ()
+    assert registry.survivors == ()
+    assert registry.killed == registry.total > 20
+    (lives, *_) = run(
+        ["fsm/registry.py"],
+        1,
+        tmp_path / "none",
+        [f"{tests[0]}::test_only_a_client_is_told_the_wire_version"],
+    )
+    assert lives.survivors
