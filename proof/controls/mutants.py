@@ -82,13 +82,13 @@ examples:
 class Outcome:
     """What became of the mutants of one file.
 
-    `undecided` ended neither way (a signal, no run): "name, exit code" of each.
+    `undecided` ended neither way (a signal, no run): name and exit code of each.
     """
 
     file: str
     killed: int
     timeouts: int
-    undecided: tuple[str, ...]
+    undecided: tuple[tuple[str, int | None], ...]
     survivors: tuple[Survivor, ...]
 
     @property
@@ -136,12 +136,18 @@ def _ignored(_folder: str, names: list[str]) -> set[str]:
     return {"__pycache__", "node_modules", "js", ".hypothesis"} & set(names)
 
 
-def mutate(root: Path, jobs: int, chosen: Sequence[str]) -> None:
-    """Run mutmut in `root`; `RuntimeError` if it fails, as it does if a test is red as it is."""
+def mutate(root: Path, jobs: int, chosen: Sequence[str], names: Sequence[str] = ()) -> None:
+    """Run mutmut in `root`: all mutants, or those of the `names`.
+
+    `RuntimeError` if it fails, as it does if a test is red as it is.
+    """
     # Hypothesis' profile for CI draws the same examples for every mutant, remembers none of them
     # and has no deadline, so that only a mutant decides.
+    temporary = root / "temporary"
+    temporary.mkdir(exist_ok=True)
     environment = {
         **os.environ,
+        "PYTEST_DEBUG_TEMPROOT": str(temporary),
         "CI": "true",
         "PYTHONHASHSEED": "0",
         "PYTHONDONTWRITEBYTECODE": "1",
@@ -151,7 +157,7 @@ def mutate(root: Path, jobs: int, chosen: Sequence[str]) -> None:
         raise RuntimeError("mutmut is missing: pip install -e '.[dev]'")
     limited = f'ulimit -v {MEMORY_BYTES_MAX >> 10} && exec "$@"'
     done = subprocess.run(
-        ["/bin/sh", "-c", limited, "sh", str(mutmut), "run", "--max-children", str(jobs)],
+        ["/bin/sh", "-c", limited, "sh", str(mutmut), "run", "--max-children", str(jobs), *names],
         cwd=root,
         env=environment,
         capture_output=True,
@@ -211,7 +217,7 @@ def outcome(root: Path, file: str) -> Outcome:
     endless = sum(code in _ENDLESS for code in codes.values())
     killed = endless + sum(code == _TESTS_FAILED for code in codes.values())
     decided = (*_ENDLESS, _TESTS_FAILED, *_SURVIVED)
-    undecided = tuple(f"{name}, {code}" for name, code in codes.items() if code not in decided)
+    undecided = tuple((name, code) for name, code in codes.items() if code not in decided)
     return Outcome(file, killed, endless, undecided, tuple(survivors))
 
 
@@ -267,7 +273,7 @@ def faults(outcomes: Sequence[Outcome], whys: dict[Survivor, str], stale: Sequen
     found = []
     if together.percent < KILLED_PERCENT_MIN:
         found.append(f"{together.percent:.1f} % killed, at least {KILLED_PERCENT_MIN} % should be")
-    found += [f"ended neither way: {each}" for each in together.undecided]
+    found += [f"ended neither way: {name}, {code}" for name, code in together.undecided]
     found += [
         f"unexplained: {s.file} {s.function}: {s.old}  ->  {s.new}"
         for s, why in whys.items()
@@ -284,7 +290,13 @@ def run(
         root = keep or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="mutants-")))
         lay_out(root, files, tests)
         mutate(root, jobs, tests)
-        return [outcome(root, file) for file in files]
+        outcomes = [outcome(root, file) for file in files]
+        again = [name for name, _ in _together(outcomes).undecided]
+        if again:
+            # pytest itself may fail, beside others that clear away the same temporary folders.
+            mutate(root, jobs, tests, again)
+            outcomes = [outcome(root, file) for file in files]
+        return outcomes
 
 
 def judged(outcomes: Sequence[Outcome]) -> tuple[dict[Survivor, str], str]:

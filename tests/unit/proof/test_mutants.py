@@ -43,7 +43,7 @@ GOOD = Outcome("a.py", killed=18, timeouts=1, undecided=(), survivors=(A, B))
         (GOOD, {A: "because", B: ""}, [], 'unexplained: a.py C.g: raise X("a | b")  ->  \n'),
         (GOOD, {}, [WHY_A], "stale reason: a.py f return 2: because\n"),
         (Outcome("a.py", 17, 0, (), (A, B)), {}, [], "89.5 % killed, at least 90 % should be\n"),
-        (Outcome("a.py", 18, 0, ("f_1, -9",), (A,)), {}, [], "ended neither way: f_1, -9\n"),
+        (Outcome("a.py", 18, 0, (("f_1", -9),), (A,)), {}, [], "ended neither way: f_1, -9\n"),
         (Outcome("a.py", 0, 0, (), ()), {}, [], "0.0 % killed, at least 90 % should be\n"),
     ],
 )
