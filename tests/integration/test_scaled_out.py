@@ -266,6 +266,42 @@ def test_what_nobody_was_told_is_stale_and_never_wrong(settings: Settings, tmp_p
     asyncio.run(main())
 
 
+@pytest.mark.parametrize("force", [False, True])
+def test_old_content_is_not_in_sync_at_a_server_that_knows_no_later_version(
+    settings: Settings, tmp_path: Path, force: bool
+) -> None:
+    """Unchanged content of version 1 comes to a server that was never told of version 2."""
+
+    async def main() -> None:
+        async with AsyncExitStack() as stack:
+            a, b = [
+                await stack.enter_async_context(server(settings, notifier=LocalNotifier()))
+                for _ in range(2)
+            ]
+            user = await User.signup(a.base)
+            one, other = tmp_path / "one.db", tmp_path / "other.db"
+            make_database(one)
+            await user.replica(a.base, one).push()
+            await user.replica(b.base, other, "pull").pull()
+            old = rows(other)
+            change(one, 1)
+            await user.replica(a.base, one).push()
+            history = b.core.histories.cached(user.database)
+            assert history is not None
+            assert history.head_version == 1, "it was told"
+            if force:
+                pushed = await user.replica(b.base, other).push(force=True)
+                assert (pushed.outcome, pushed.version) == ("pushed", 3)
+            else:
+                with pytest.raises(Conflict) as refused:
+                    await user.replica(b.base, other).push()
+                assert refused.value.details["head"] == 2
+            await user.pulled(a.base, tmp_path / "head.db")
+            assert rows(tmp_path / "head.db") == (old if force else rows(one))
+
+    asyncio.run(main())
+
+
 def test_clocks_of_servers_differ(settings: Settings, tmp_path: Path) -> None:
     """One server is ten minutes ahead; times in a history never go back."""
 

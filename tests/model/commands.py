@@ -67,8 +67,6 @@ class Commands(Judge):
         )
         if may_be is not None:
             session.excused.add(may_be)
-        if cut_at is not None:
-            session.excused.add(errors.NetworkError)
         if kind == "push" and not dry_run:
             self.pushed.add(client.pages)
 

@@ -11,16 +11,16 @@ import pytest
 from edgereplica.adapters import local_apply
 from edgereplica.adapters.segment_writer import SegmentWriter
 from edgereplica.adapters.staged_content import HeldContent
-from edgereplica.app import pull_client
+from edgereplica.app import pull_client, push_session
 from edgereplica.app.history import DatabaseHistory
 from edgereplica.app.pull_client import PullClientEnd
 from edgereplica.app.pull_server import PullServerEnd
 from edgereplica.app.push_server import PushServerEnd
-from edgereplica.app.sync_services import open_database
+from edgereplica.app.sync_services import PageAllowance, open_database
 from edgereplica.app.tokens import Keyring
-from edgereplica.events.errors import FileBusy, ProtocolViolation
+from edgereplica.events.errors import Conflict, FileBusy, NetworkError, ProtocolViolation
 from edgereplica.events.messages import Hello
-from edgereplica.events.session import PushCommitted
+from edgereplica.events.session import PushCommitted, PushOpened
 from edgereplica.fsm.effects import OpenPush
 
 
@@ -49,6 +49,23 @@ def conflicts_are_not_seen(patch: pytest.MonkeyPatch) -> None:
         return await open_push(self, OpenPush(forced))
 
     patch.setattr(PushServerEnd, "open", blind)
+
+
+def pushes_are_answered_from_a_stale_history(patch: pytest.MonkeyPatch) -> None:
+    """Who holds the version before the head is in sync with it: as where another server committed,
+    and this one believes what it remembers."""
+    open_push = PushServerEnd.open
+
+    async def stale(self: Any, effect: Any) -> Any:
+        hello = effect.hello
+        opened = await open_database(self._services, self._claims)
+        history, before = opened.history, opened.history.head_version - 1
+        if before < max(1, history.oldest) or history.at(before).root != hello.root:
+            return await open_push(self, effect)
+        self._opened = opened
+        return PushOpened(opened.info(history.at(before), hello.page_size), base_known=True)
+
+    patch.setattr(PushServerEnd, "open", stale)
 
 
 def acknowledged_too_soon(patch: pytest.MonkeyPatch) -> None:
@@ -93,6 +110,23 @@ def uploads_come_after_the_commit(patch: pytest.MonkeyPatch) -> None:
 def tokens_never_expire(patch: pytest.MonkeyPatch) -> None:
     verify = Keyring.verify_sync
     patch.setattr(Keyring, "verify_sync", lambda self, token, now: verify(self, token, 0.0))
+
+
+def allowances_are_not_counted(patch: pytest.MonkeyPatch) -> None:
+    """A token's `max_bytes` says nothing."""
+    patch.setattr(PageAllowance, "take", lambda self, pages, page_size: None)
+
+
+def conflicts_are_called_a_lost_connection(patch: pytest.MonkeyPatch) -> None:
+    run = push_session.run_session
+
+    async def lose(*given: Any) -> Any:
+        try:
+            return await run(*given)
+        except Conflict as error:
+            raise NetworkError("as planted") from error
+
+    patch.setattr(push_session, "run_session", lose)
 
 
 def v1_pulls_read_the_newest_head(patch: pytest.MonkeyPatch) -> None:

@@ -159,6 +159,8 @@ class Judge(RuleBasedStateMachine):
         if session.wire is not None:
             self._await(self.server.finish(session.wire))
             self._count("connections cut", session.wire.was_cut)
+            if session.wire.was_cut:
+                session.excused.add(errors.NetworkError)
         if self.server.crashed:
             self._count(f"server deaths {self.server.died}")
             self._await(self.server.kill())
@@ -181,6 +183,8 @@ class Judge(RuleBasedStateMachine):
 
     def _succeeded(self, session: Session, result: Any) -> None:
         self._count(f"{session.kind} {result.outcome} (wire v{session.wire_version})")
+        if isinstance(result, PushResult):
+            self._told_of_the_head(session, result)
         if session.dry_run:
             assert result.outcome == "dry_run" or result.outcome == "unchanged", result
             self._file_untouched(session.client)
@@ -188,6 +192,14 @@ class Judge(RuleBasedStateMachine):
             self._pushed(session, result)
         else:
             self._pulled(session, result)
+
+    def _told_of_the_head(self, session: Session, result: PushResult) -> None:
+        """In sync, committed or a dry run: what a push is told of is the head as it stood at some
+        moment between the begin of the command and its end, never a version that was it once."""
+        first, last = session.head_at_begin, len(self.versions)
+        for told in (result.head_before, result.version):
+            as_head = told is None or first <= told <= last
+            assert as_head, f"told of version {told}, and the head was {first} to {last}"
 
     def _pushed(self, session: Session, result: PushResult) -> None:
         client, version = session.client, result.version

@@ -168,7 +168,13 @@ class CommandRules(ApplicationRules):
         """More pages than it allows are refused, and then nothing has changed."""
         if self._free(number) and not self._has_no_file(number):
             token = narrowed(self.server.token(kind), f"max_bytes={bytes_max}")
-            self._run(number, kind, token=token, may_be=errors.LimitExceeded)
+            session = self._run(number, kind, token=token, may_be=errors.LimitExceeded)
+            assert session.task is not None
+            if session.task.exception() is None:
+                result = session.task.result()
+                pages = result.pages_sent if kind == "push" else result.pages_received
+                self._count(f"pages within a token's bytes ({kind})", pages > 0)
+                assert pages * result.page_size <= bytes_max, "more than the token allows"
 
     @precondition(lambda self: self.versions)
     @rule(number=clients, which=st.integers(0, 1 << 20))

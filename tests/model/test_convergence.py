@@ -14,6 +14,7 @@ from tests.helpers_postgres import Postgres
 from tests.helpers_s3 import S3
 from tests.model import flaws
 from tests.model.convergence import Convergence, EmbeddedConvergence, ScaledOutConvergence
+from tests.model.judge import Kind
 from tests.model.wire import FRAMES_OF_A_PUSH
 
 from edgereplica.adapters import local_fresh
@@ -78,8 +79,21 @@ def test_finds_a_push_acknowledged_too_soon(
     model: Convergence, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     flaws.acknowledged_too_soon(monkeypatch)
-    with pytest.raises(AssertionError, match="there is no version 1"):
+    with pytest.raises(AssertionError, match="told of version 1, and the head was 0"):
         model.push(number=0, wire_version=2, force=False, cut_at=None)
+
+
+@pytest.mark.parametrize("dry_run", [False, True])
+@pytest.mark.parametrize("force", [False, True])
+def test_finds_a_push_that_is_answered_from_a_stale_history(
+    model: Convergence, monkeypatch: pytest.MonkeyPatch, force: bool, dry_run: bool
+) -> None:
+    """Old content is not in sync because it once was: it is a conflict, or the next version."""
+    flaws.pushes_are_answered_from_a_stale_history(monkeypatch)
+    model.push(number=0, wire_version=2, force=False, cut_at=None)
+    model.pull_change_and_push(number=1, rows=3, wire_version=2)
+    with pytest.raises(AssertionError, match="told of version 1, and the head was 2 to 2"):
+        model._run(0, "push", force=force, dry_run=dry_run)
 
 
 def test_finds_local_changes_that_a_pull_overwrites(
@@ -98,6 +112,31 @@ def test_finds_a_token_that_never_expires(
     flaws.tokens_never_expire(monkeypatch)
     with pytest.raises(AssertionError):
         model.use_an_expired_token(number=0, kind="push")
+
+
+@pytest.mark.parametrize("kind", ["push", "pull"])
+def test_finds_a_token_whose_allowance_is_not_counted(
+    model: Convergence, monkeypatch: pytest.MonkeyPatch, kind: Kind
+) -> None:
+    for number in (0, 1):
+        model.pull_change_and_push(number=number, rows=3, wire_version=2)
+    number = 0 if kind == "pull" else 1
+    model.write(number=1, rows=3, size=10, killed=False)
+    model.use_a_token_for_few_bytes(number=number, kind=kind, bytes_max=600)
+    flaws.allowances_are_not_counted(monkeypatch)
+    with pytest.raises(AssertionError, match="more than the token allows"):
+        model.use_a_token_for_few_bytes(number=number, kind=kind, bytes_max=600)
+
+
+def test_finds_a_lost_connection_that_nobody_cut(
+    model: Convergence, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A cut that was planned and never came is no excuse."""
+    flaws.conflicts_are_called_a_lost_connection(monkeypatch)
+    model.push(number=0, wire_version=2, force=False, cut_at=None)
+    model.write(number=1, rows=3, size=10, killed=False)
+    with pytest.raises(AssertionError, match=r"refused for no reason: .*as planted"):
+        model.push(number=1, wire_version=2, force=False, cut_at=50)
 
 
 def test_finds_a_commit_that_a_crash_tears(
