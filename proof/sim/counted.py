@@ -32,5 +32,7 @@ DONE = (
     "pulled beside a commit",
     "pulled in wire v1 beside a commit",
     "pulled an old version",
+    "snapshots of a history",
+    "histories read from a snapshot",
     "refused",
 )

@@ -10,6 +10,7 @@
   number, or else what was the head at some moment between the pull's beginning and its end.
 - What is written stays: a history is only added to, and retention takes no version that it was told
   to keep (`World.keep_last`).
+- A history read from its snapshot is the one that lies in the log.
 - An unforced push replaces only the version it was based on.
 - A push is not refused because its own content is the head already (`World.push_refused`).
 - A page that the server holds is not sent again (`watched`).
@@ -21,10 +22,10 @@
 
 from edgereplica.adapters.event_log import EventLog
 from edgereplica.adapters.page_storage import PageStorage
-from edgereplica.app.history import DatabaseHistory
+from edgereplica.app.history import DatabaseHistory, History, fold
 from edgereplica.app.sync_services import Opened
 from edgereplica.app.tokens import VerifiedClaims
-from edgereplica.events.domain import VersionCommitted
+from edgereplica.events.domain import VersionCommitted, database_stream
 from edgereplica.events.pages import pages_of
 
 from .beginning import DATABASE, ORG
@@ -100,6 +101,9 @@ async def _check_contents(world: World, versions: list[VersionCommitted]) -> Non
     log = EventLog(world.repo, world.clock)
     storage = PageStorage(world.store, world.ids)
     history = await DatabaseHistory(log).open(DATABASE, ORG)
+    whole = fold(History(DATABASE), await log.stored(database_stream(DATABASE)))
+    if _told_of(history) != _told_of(whole):
+        raise Violation("a history read from its snapshot is not the one in the log")
     claims = VerifiedClaims("sync", "", ORG, "", "", 1 << 40, b"", "", 0)
     opened = Opened(history, claims)
     world.counts["versions let go"] += history.oldest - 1
@@ -119,6 +123,16 @@ async def _check_contents(world: World, versions: list[VersionCommitted]) -> Non
         found = Content(version.page_size, tuple(pages[n] for n in sorted(pages)))
         if pushed.get(version.root) != found:
             raise Violation(f"version {version.version} is torn: nobody pushed it")
+
+
+def _told_of(history: History) -> tuple[object, ...]:
+    return (
+        history.seq,
+        history.oldest,
+        history.head_version,
+        history.retention,
+        list(history.outlines()),
+    )
 
 
 def _check_authors(world: World, versions: list[VersionCommitted]) -> None:

@@ -68,9 +68,9 @@ def run(
     try:
         with machines.in_place(), world.sizes.in_place():
             loop.run_until_complete(_scenario(world))
-        world.trace_disk()
-        if judged:
-            loop.run_until_complete(judge(world))
+            world.trace_disk()
+            if judged:
+                loop.run_until_complete(judge(world))
     finally:
         if record is not None:
             (record / "trace.txt").write_text("".join(f"{note}\n" for note in trace.notes))

@@ -1,16 +1,19 @@
-"""A server's end of a push under watch: what it asks for, and how its pages come.
+"""Parts of a server under watch: its end of a push (what it asks for, and how its pages come), and
+its histories.
 
 What an interrupted push staged is used by the next one (design §5): a page whose content lies in a
 segment that was staged when the push began is not sent again. Pushes that come in several pieces,
-and those that resume, are counted.
+and those that resume, are counted; so are the snapshots of histories.
 """
 
 from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from edgereplica.adapters.event_log import EventLog
 from edgereplica.adapters.hashing import hash_pages
 from edgereplica.app.compression import decode
+from edgereplica.app.history import DatabaseHistory, History
 from edgereplica.app.push_server import PushServerEnd
 from edgereplica.app.sync_services import SyncServices
 from edgereplica.app.tokens import VerifiedClaims
@@ -90,6 +93,22 @@ class WatchedPush(PushServerEnd):
         self._counts["pushes resumed"] += self._resumed_from > 0
         self._counts["pushes resumed from several segments"] += self._resumed_from > 1
         return committed
+
+
+class WatchedHistory(DatabaseHistory):
+    def __init__(self, log: EventLog, counts: Counter[str]) -> None:
+        super().__init__(log)
+        self._counts = counts
+
+    async def _from_snapshot(self, database_id: str) -> History:
+        history = await super()._from_snapshot(database_id)
+        self._counts["histories read from a snapshot"] += history.seq > 0
+        return history
+
+    async def write_snapshot(self, database_id: str) -> bool:
+        written = await super().write_snapshot(database_id)
+        self._counts["snapshots of a history"] += written
+        return written
 
 
 def digests_in(joined: bytes) -> list[bytes]:

@@ -19,7 +19,6 @@ from edgereplica.app.client_session import ClientTransport
 from edgereplica.app.compaction import Compactor
 from edgereplica.app.driver import Driver
 from edgereplica.app.gc import GarbageCollector
-from edgereplica.app.history import DatabaseHistory
 from edgereplica.app.pull_server import PullServerEnd
 from edgereplica.app.replay import FileRecorder
 from edgereplica.app.sync_services import SyncServices
@@ -38,7 +37,7 @@ from .replica import Content, LocalDisk, Synced
 from .sizes import drawn
 from .storage import Disk, FaultyRepo, FaultyStore, Killed
 from .tables import Machines
-from .watched import WatchedPush, digests_in
+from .watched import WatchedHistory, WatchedPush, digests_in
 from .wire import FAULT_KINDS, Connection, End, Fault, Trace
 
 GRACE_SECONDS = 2_000.0
@@ -153,7 +152,12 @@ class World:
         repo, store = FaultyRepo(self.repo, disk), FaultyStore(self.store, disk)
         log = EventLog(repo, self.clock)
         services = SyncServices(
-            repo, log, DatabaseHistory(log), PageStorage(store, self.ids), self.clock, _unrevoked
+            repo,
+            log,
+            WatchedHistory(log, self.counts),
+            PageStorage(store, self.ids),
+            self.clock,
+            _unrevoked,
         )
         self.process = _Process(disk, services, store)
 
@@ -285,7 +289,7 @@ class World:
     async def _maintain(self, process: _Process) -> None:
         repo = process.services.repo
         log = EventLog(repo, self.clock)
-        histories = DatabaseHistory(log)
+        histories = WatchedHistory(log, self.counts)
         collector = GarbageCollector(
             repo,
             log,

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from edgereplica.adapters.clock import ManualClock
@@ -271,6 +271,7 @@ def test_the_cache_is_bounded_by_histories_and_versions() -> None:
         max_size=30,
     )
 )
+@example([("commit", 3), ("rewrite", 1), ("snapshot",)])
 def test_a_snapshot_and_what_came_after_is_the_whole_fold(actions: list[Any]) -> None:
     async def check(world: World) -> None:
         histories = world.histories
