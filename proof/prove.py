@@ -90,6 +90,8 @@ RARE = (
     "client deaths in a pull (last page)",
     "ended by already_exists",
     "ended by limit_exceeded",
+    "pages within a token's bytes (pull)",
+    "pages within a token's bytes (push)",
     "push begun anew",
     "pushes committed unheard",
     *(

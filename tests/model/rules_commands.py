@@ -163,10 +163,24 @@ class CommandRules(ApplicationRules):
                 assert isinstance(error, expected), error
                 client.base = base
 
-    @rule(number=clients, kind=kinds, bytes_max=st.sampled_from((0, 600, 5000, 70_000)))
-    def use_a_token_for_few_bytes(self, number: int, kind: Kind, bytes_max: int) -> None:
+    @rule(
+        number=clients,
+        kind=kinds,
+        bytes_max=st.sampled_from((0, 600, 5000, 70_000)),
+        in_need=st.booleans(),
+    )
+    def use_a_token_for_few_bytes(
+        self, number: int, kind: Kind, bytes_max: int, in_need: bool
+    ) -> None:
         """More pages than it allows are refused, and then nothing has changed."""
-        if self._free(number) and not self._has_no_file(number):
+        if not self._free(number):
+            return
+        if in_need and kind == "pull":
+            self.start_anew(number=number, gone=True)
+        elif in_need:
+            self._run(number, "pull", force=True)
+            self.write(number=number, rows=3, size=10, killed=False)
+        if kind == "pull" or not self._has_no_file(number):
             token = narrowed(self.server.token(kind), f"max_bytes={bytes_max}")
             session = self._run(number, kind, token=token, may_be=errors.LimitExceeded)
             assert session.task is not None

@@ -118,14 +118,11 @@ def test_finds_a_token_that_never_expires(
 def test_finds_a_token_whose_allowance_is_not_counted(
     model: Convergence, monkeypatch: pytest.MonkeyPatch, kind: Kind
 ) -> None:
-    for number in (0, 1):
-        model.pull_change_and_push(number=number, rows=3, wire_version=2)
-    number = 0 if kind == "pull" else 1
-    model.write(number=1, rows=3, size=10, killed=False)
-    model.use_a_token_for_few_bytes(number=number, kind=kind, bytes_max=600)
+    model.pull_change_and_push(number=0, rows=3, wire_version=2)
+    model.use_a_token_for_few_bytes(number=1, kind=kind, bytes_max=600, in_need=True)
     flaws.allowances_are_not_counted(monkeypatch)
     with pytest.raises(AssertionError, match="more than the token allows"):
-        model.use_a_token_for_few_bytes(number=number, kind=kind, bytes_max=600)
+        model.use_a_token_for_few_bytes(number=1, kind=kind, bytes_max=600, in_need=True)
 
 
 def test_finds_a_lost_connection_that_nobody_cut(
