@@ -4,7 +4,7 @@ from functools import partial
 
 from proof.running import Check
 
-from . import crowds, cuts, full_disks, idlers, kills, power
+from . import crowds, cuts, full_disks, idlers, kills, power, power_client, power_server
 
 CHECKS = {
     "kill-server": Check(
@@ -29,13 +29,17 @@ CHECKS = {
         lacks=full_disks.lacks,
     ),
     "power-storage": Check(
-        power.page_storage, 1000, "images", "power lost under a server in a push", 50
+        power_server.page_storage, 1000, "images", "power lost under a server in a push", 50,
+        lacks=power.lacks,
     ),
     "power-fresh": Check(
-        power.fresh_pull, 1000, "images", "power lost under a pull that makes a file", 50
+        power_client.fresh_pull, 1000, "images", "power lost under a pull that makes a file", 50,
+        lacks=power.lacks,
     ),
     "power-in-place": Check(
-        power.pull_in_place, 1000, "images", "power lost under a pull that changes a file", 125
+        power_client.pull_in_place, 1000, "images",
+        "power lost under a pull that changes a file", 125,
+        lacks=power.lacks,
     ),
     "one-database": Check(
         crowds.one_database, 20, "rounds", "32 clients push to one database", 2

@@ -22,6 +22,9 @@ FOLDER: Final = -1
 NOT_DURABLE_EVER: Final = "-shm"
 """SQLite's shared memory is made anew after a crash, and never part of an image."""
 
+LOSSES_THAT_COUNT_NOT: Final = (NOT_DURABLE_EVER, "-edgereplica-lock")
+"""A lock that nobody holds says nothing, whether it is there or not."""
+
 
 @dataclass
 class _File:
@@ -158,14 +161,32 @@ class Disk:
             found.mtimes[path] = dice.choice(self.files[number].mtimes)
         return found
 
+    def may_lose(self) -> bool:
+        """Whether anything that counts was written, or named, and is not synced."""
+        return any(
+            not path.endswith(LOSSES_THAT_COUNT_NOT)
+            for pending in self.pending.values()
+            for changes in pending
+            for path in changes
+        ) or any(
+            self.files[number].writes
+            for path, number in self.durable.items()
+            if number != FOLDER and not path.endswith(LOSSES_THAT_COUNT_NOT)
+        )
+
     def has_lost(self, image: "Image") -> bool:
         """Whether `image` is not simply what had been written."""
         files = {
             path: bytes(self.files[number].now)
             for path, number in self.names.items()
-            if number != FOLDER and not path.endswith(NOT_DURABLE_EVER)
+            if number != FOLDER and not path.endswith(LOSSES_THAT_COUNT_NOT)
         }
-        return files != image.files
+        left = {
+            path: data
+            for path, data in image.files.items()
+            if not path.endswith(LOSSES_THAT_COUNT_NOT)
+        }
+        return files != left
 
 
 @dataclass

@@ -50,8 +50,8 @@ class Violation(Exception):
 class Server:
     """`run_server` in a child process on a port that stays the same through restarts."""
 
-    def __init__(self, data_dir: Path) -> None:
-        self.data_dir = data_dir
+    def __init__(self, data_dir: Path, **settings: Any) -> None:
+        self.data_dir, self.settings = data_dir, {**UNHURRIED, **settings}
         with socket.create_server(("127.0.0.1", 0)) as free:
             self.port = free.getsockname()[1]
         self.base = f"http://127.0.0.1:{self.port}"
@@ -60,7 +60,7 @@ class Server:
     def start(self) -> None:
         ready, child_end = processes.Pipe(duplex=False)
         self.process = processes.Process(
-            target=_serve, args=(self.data_dir, self.port, child_end), daemon=True
+            target=_serve, args=(self.data_dir, self.port, self.settings, child_end), daemon=True
         )
         self.process.start()
         child_end.close()
@@ -109,13 +109,13 @@ class _Ready:
         """Nothing is held back."""
 
 
-def _serve(data_dir: Path, port: int, ready: Connection) -> None:
+def _serve(data_dir: Path, port: int, settings: dict[str, Any], ready: Connection) -> None:
     threading.Thread(target=_end_with_parent, daemon=True).start()
     log = os.open(data_dir.with_suffix(".log"), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     os.dup2(log, 1)
     os.dup2(log, 2)
     sys.stderr = _Ready(ready)
-    run_server(load_settings(data_dir=data_dir, **UNHURRIED), port=port)
+    run_server(load_settings(data_dir=data_dir, **settings), port=port)
 
 
 def _end_with_parent() -> None:

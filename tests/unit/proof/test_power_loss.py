@@ -1,13 +1,20 @@
 """The instruments of the power-loss checks: what is recorded, and what an image may have lost."""
 
+import asyncio
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 from random import Random
 
 import pytest
+from proof.running import Counts
+from proof.torture import power, power_server
 from proof.torture.disks import Disk
 from proof.torture.syscalls import Note, Recorder, RecordingFailed
+
+from edgereplica.events.errors import NetworkError
 
 PROGRAM = """
 import os, sqlite3, sys, threading
@@ -137,3 +144,94 @@ def test_a_process_that_cannot_be_recorded_is_an_error(tmp_path: Path) -> None:
     gone.wait()
     with pytest.raises(RecordingFailed), Recorder(tmp_path).attached(gone.pid):
         pass
+
+
+SYNCED = (
+    Note("create", "a", file=0),
+    Note("write", file=0, data=b"x" * 3000),
+    Note("sync", file=0),
+    Note("sync_directory", ""),
+)
+LOCKED = (Note("create", "a-edgereplica-lock", file=1), Note("write", file=1, data=b"1"))
+
+
+def drawn(*notes: Note) -> list[tuple[int, dict[str, bytes]]]:
+    """The images of a recording of `notes`, each with its moment."""
+    recording = power.Recording(Disk(), list(notes), [])
+    return [(moment, image.files) for moment, image in recording.images(300, Random(1))]
+
+
+def test_in_every_image_something_is_lost() -> None:
+    found = drawn(*SYNCED)
+    written = {1: {"a": b""}, 2: {"a": b"x" * 3000}, 3: {"a": b"x" * 3000}}
+    assert len(found) == 300
+    assert {moment for moment, _ in found} == set(written)
+    assert all(image != written[moment] for moment, image in found)
+
+
+def test_what_was_done_is_judged_when_something_after_it_is_lost() -> None:
+    found = drawn(*SYNCED, Note("create", "b", file=1))
+    assert sum(moment == 5 for moment, _ in found) > 30
+    assert all(image == {"a": b"x" * 3000} for moment, image in found if moment == 5)
+
+
+def test_a_lock_that_is_lost_is_no_loss() -> None:
+    assert max(moment for moment, _ in drawn(*SYNCED, *LOCKED)) == 3
+
+
+def test_a_recording_of_which_nothing_can_be_lost_gives_no_image() -> None:
+    assert drawn(*LOCKED) == []
+    barren = 0
+    for _ in range(power.BARREN_MAX - 1):
+        barren = power.bounded(barren, gave=False)
+    assert power.bounded(barren, gave=True) == 0
+    with pytest.raises(RecordingFailed, match="nothing can be lost"):
+        power.bounded(barren, gave=False)
+
+
+def test_images_must_have_lost_something_and_met_what_was_staged() -> None:
+    counts = Counts({"images": 9, power.LOST: 9, power.STAGED: 3, power.RESUMED: 3})
+    assert power.lacks(counts) == []
+    counts[power.LOST], counts[power.RESUMED] = 7, 0
+    assert power.lacks(counts) == [
+        "no image with a push resumed",
+        "2 images in which nothing was lost",
+    ]
+    assert power.lacks(Counts({"images": 9, power.LOST: 9, power.DONE: 0})) == [
+        "no image when all was done"
+    ]
+
+
+class Sink:
+    """A transport that takes everything."""
+
+    def __init__(self) -> None:
+        self.frames: list[bytes] = []
+
+    async def send(self, frame: bytes) -> None:
+        self.frames.append(frame)
+
+
+def test_a_connection_breaks_off_behind_so_many_batches_of_pages() -> None:
+    async def send(frames: list[bytes]) -> int:
+        sink = Sink()
+        wire = power_server._BreaksOff(sink, 2)
+        with pytest.raises(NetworkError):
+            for frame in frames:
+                await wire.send(frame)
+        return len(sink.frames)
+
+    assert asyncio.run(send([b".hello", b".page_data", b".page_hash", b".page_data", b"."])) == 4
+
+
+def test_what_is_staged_is_read_without_touching_the_image(tmp_path: Path) -> None:
+    with closing(sqlite3.connect(tmp_path / "server.db")) as server:
+        server.execute("PRAGMA journal_mode = wal")
+        server.execute("CREATE TABLE staged_segments (pages)")
+        server.commit()
+        assert power_server._staged_on(tmp_path) == 0
+        server.executemany("INSERT INTO staged_segments VALUES (?)", [(16,), (3,)])
+        server.commit()
+        before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+        assert power_server._staged_on(tmp_path) == 19
+        assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
