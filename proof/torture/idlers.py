@@ -20,7 +20,7 @@ from edgereplica.events.limits import REQUEST_SECONDS_MAX, SESSION_HELLO_SECONDS
 from proof.running import Counts, Job
 
 from .client import processes
-from .world import Server, Violation, World, snapshot
+from .world import Server, Violation, World, need_open_files, snapshot
 
 ADDRESSES = 10
 ROUNDS = 12
@@ -28,6 +28,8 @@ ROUNDS = 12
 TURNS = 3
 ATTEMPTS = 3
 """Measurements before it counts that a time has more than doubled: a machine has other work too."""
+OTHER_FILES_MAX = 256
+"""What a process has open that is no connection of the crowd."""
 DRIBBLE_SECONDS = 0.5
 GONE_SHARE_MAX = 0.05
 PATIENCE_SECONDS = min(REQUEST_SECONDS_MAX, SESSION_HELLO_SECONDS)
@@ -38,7 +40,10 @@ IDLE_UPGRADED_SHARE = 3
 
 def idle_connections(job: Job) -> Counts:
     """`job.count` idle and as many dribbling connections beside a client that pushes and pulls."""
+    files = 2 * job.count + OTHER_FILES_MAX
+    need_open_files(files)
     with Server(job.root / "data") as server:
+        server.need_open_files(files)
         world = World(job.root, server, job.dice)
         tokens = []
         for number in range(ADDRESSES):
@@ -140,6 +145,7 @@ def _crowd(base: str, tokens: list[str], count: int) -> Iterator[_Crowd]:
 
 
 def _gather(base: str, tokens: list[str], count: int, parent: Connection) -> None:
+    need_open_files(2 * count + OTHER_FILES_MAX)
     asyncio.run(_stand(base, tokens, count, parent))
 
 

@@ -47,6 +47,25 @@ class Violation(Exception):
     """Something that must hold did not."""
 
 
+class TooFewFiles(Exception):
+    """A process may not have as many files open as a check needs."""
+
+
+def need_open_files(count: int, pid: int = 0) -> None:
+    """Let the process (0: this one) have `count` files and connections open.
+
+    Raises `TooFewFiles` if its hard limit does not allow that.
+    """
+    soft, hard = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+    if resource.RLIM_INFINITY not in (soft, hard) and hard < count:
+        raise TooFewFiles(
+            f"{count:,} files and connections have to be open at a time, the hard limit is "
+            f"{hard:,}: start this from a shell in which `ulimit -n {count}` succeeds"
+        )
+    if soft != resource.RLIM_INFINITY and soft < count:
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, (count, hard))
+
+
 class Server:
     """`run_server` in a child process on a port that stays the same through restarts."""
 
@@ -84,6 +103,9 @@ class Server:
         _, hard = resource.prlimit(self.process.pid, resource.RLIMIT_FSIZE)
         soft = hard if bytes_max is None else bytes_max
         resource.prlimit(self.process.pid, resource.RLIMIT_FSIZE, (soft, hard))
+
+    def need_open_files(self, count: int) -> None:
+        need_open_files(count, self.process.pid)
 
     def __enter__(self) -> Self:
         self.data_dir.mkdir(parents=True, exist_ok=True)

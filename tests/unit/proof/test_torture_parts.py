@@ -3,6 +3,8 @@
 import asyncio
 import signal
 import sqlite3
+import subprocess
+import sys
 from contextlib import closing
 from pathlib import Path
 from random import Random
@@ -10,6 +12,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from proof.evidence import ROOT
 from proof.running import Counts
 from proof.torture import cuts, full_disks, idlers, kills
 from proof.torture.client import ENDED, PHASES, Sync
@@ -216,3 +219,34 @@ def test_only_the_network_fails_a_session_that_is_cut(action: Action) -> None:
 def test_a_session_of_which_nothing_is_lost_goes_through(fault: Fault | None) -> None:
     with pytest.raises(Violation, match="network"):
         attempt(fault, NetworkError("lost"))
+
+
+FILES = """
+import resource, sys
+from proof.torture.world import need_open_files
+resource.setrlimit(resource.RLIMIT_NOFILE, (int(sys.argv[1]), int(sys.argv[2])))
+need_open_files(1256)
+print(resource.getrlimit(resource.RLIMIT_NOFILE))
+"""
+
+
+def with_files(soft: int, hard: int) -> "subprocess.CompletedProcess[str]":
+    """A process with these limits, which needs 1,256 open files."""
+    return subprocess.run(
+        [sys.executable, "-c", FILES, str(soft), str(hard)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_a_check_that_needs_many_files_takes_what_it_may_have() -> None:
+    assert with_files(1024, 2000).stdout == "(1256, 2000)\n"
+    assert with_files(1500, 2000).stdout == "(1500, 2000)\n"
+
+
+def test_a_check_that_may_not_have_its_files_says_how_to_raise_the_limit() -> None:
+    said = with_files(500, 1024).stderr
+    assert "TooFewFiles" in said
+    assert "`ulimit -n 1256`" in said
