@@ -155,6 +155,7 @@ class CommandRules(ApplicationRules):
             self._count("pushes with a token for pulling", error is not None)
             if error is None:
                 # Nothing to push: the greeting alone told so, and that is no secret.
+                self._told_of_the_head(session, session.task.result())
                 version = session.task.result().version
                 assert masked(self._content(version)) == masked(client.pages)
                 client.base = Base(self.server.database, version, self._content(version))
