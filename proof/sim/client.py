@@ -198,7 +198,9 @@ class Watcher(Protocol):
         """The message that this push of what the client holds shall carry."""
         ...
 
-    def pushed(self, message: str, version: int | None) -> None: ...
+    def pushed(self, message: str, version: int | None, *, in_sync: bool) -> None:
+        """`in_sync` if nothing had to be sent, for the server had it as the head."""
+        ...
 
     def push_refused(self, message: str, error: EdgeReplicaError) -> None: ...
 
@@ -251,7 +253,7 @@ class SimClient:
             synced = None if ignore else self.replica.synced
             message = self._watcher.push_begins(self, synced, force)
             try:
-                version = await self._push_once(content, synced, force, message)
+                version, in_sync = await self._push_once(content, synced, force, message)
             except (StaleSidecar, RootMismatch) as error:
                 self._watcher.push_refused(message, error)
                 if ignore:
@@ -262,13 +264,14 @@ class SimClient:
                 failures += 1
                 await self._retry(error, failures)
             else:
-                self._watcher.pushed(message, version)
+                self._watcher.pushed(message, version, in_sync=in_sync)
                 self.replica.remember(Synced(version, content, content.root))
                 return
 
     async def _push_once(
         self, content: Content, synced: Synced | None, force: bool, message: str
-    ) -> int | None:
+    ) -> tuple[int | None, bool]:
+        """The version told, and whether it was the head already."""
         local = local_content(content, synced, self._watcher.local_disk())
         local.spool_changes()
         root = None
@@ -289,7 +292,9 @@ class SimClient:
         options = self._session("push")
         await run_session(options, self.wire_version, "push", lambda _: (machine, end, planned))
         assert machine.reply is not None
-        return machine.outcome.version if machine.outcome is not None else machine.reply.head
+        if machine.outcome is None:
+            return machine.reply.head, True
+        return machine.outcome.version, False
 
     async def pull(self, force: bool, at: At = None) -> None:
         ignore = False

@@ -23,6 +23,7 @@ DONE = (
     "sessions beside another",
     "pushed",
     "pushed in wire v1",
+    "pushes found in sync",
     "pushes in several windows",
     "pushes in several batches",
     "pushes resumed",

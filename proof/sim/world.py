@@ -323,11 +323,11 @@ class World:
         self._pushing[client.name] = message
         return message
 
-    def pushed(self, message: str, version: int | None) -> None:
+    def pushed(self, message: str, version: int | None, *, in_sync: bool) -> None:
         attempt = self.attempts[message]
         attempt.acknowledged, attempt.version = True, version
         attempt.head_then = len(self.versions_now())
-        self.counts["pushed"] += 1
+        self.counts["pushes found in sync" if in_sync else "pushed"] += 1
         self.counts["pushed in wire v1"] += version is None
         self._push_ended(message)
         self.trace.note(self.loop.now, f"{message} pushed {version}")
