@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path
 
+import sqlean
 from tests.helpers_local import line, python
 
 from edgereplica.adapters.sidecar import Sidecar, SidecarHeader
@@ -129,7 +130,10 @@ def _check_client(
     """Whether the file is the new version, which it must be if the pull was done."""
     old, new = contents
     cut_late = kind.startswith("rollback")
-    found = snapshot(path, cut_late) if path.exists() and path.stat().st_size else None
+    try:
+        found = snapshot(path, cut_late) if path.exists() and path.stat().st_size else None
+    except sqlean.DatabaseError as error:
+        raise Violation(f"a file is torn: {error}") from error
     if found not in (old, new) or (done and found != new):
         raise Violation("a file is torn, or not what was reported")
     _move_in(path)
