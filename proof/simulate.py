@@ -20,7 +20,8 @@ import time
 import traceback
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -35,8 +36,6 @@ SHOW_SECONDS = 10.0
 """Between two lines of progress where it is no terminal that reads them."""
 ALL_INJECTED_SEEDS = 2_000
 """So many seeds bring about everything that is counted; or something is wrong with the check."""
-LOOK_SECONDS = 1.0
-"""Between two looks whether all processes are alive."""
 RECORDINGS = ROOT / "build" / "simulate"
 INTERRUPTED = 130
 
@@ -131,22 +130,26 @@ def simulate(first: int, seeds: int, processes: int, real_every: int) -> Iterato
         for at in range(first, first + seeds, CHUNK)
     ]
     total = Summary()
+    others = set(multiprocessing.active_children())
+    pool = ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), gc.freeze)
     # A Ctrl-C is for this process: it ends the others.
     heard = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
-        pool = multiprocessing.get_context("spawn").Pool(processes, gc.freeze)
+        played = [pool.submit(play_range, job) for job in jobs]
     finally:
         signal.signal(signal.SIGINT, heard)
-    with pool:
-        workers = set(multiprocessing.active_children())
-        played = pool.imap_unordered(play_range, jobs)
-        while total.seeds < seeds:
-            with suppress(multiprocessing.TimeoutError):
-                total.add(played.next(LOOK_SECONDS))
-                yield total
-            # What a dead process had begun nobody would ever end.
-            if not workers <= set(multiprocessing.active_children()):
-                raise ProcessDied("a process of the simulation died")
+    workers = set(multiprocessing.active_children()) - others
+    try:
+        for done in as_completed(played):
+            total.add(done.result())
+            yield total
+    except BrokenProcessPool as error:
+        raise ProcessDied("a process of the simulation died") from error
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+        for worker in workers:
+            worker.kill()
+            worker.join()
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
