@@ -235,6 +235,16 @@ FLAWS = (
         r"test_seeds_find_nothing.* - .*Violation: push \w+/\d+ was acknowledged as \d+: the",
     ),
     Flaw(
+        "in-sync-with-what-was",
+        "",
+        "a push of what this server last knew as the head is in sync, though there is more",
+        "app/push_server.py",
+        "if opened is None or _in_sync(opened, hello):",
+        "if opened is None:",
+        (_SIMULATION, "-k", "find_nothing"),
+        r"test_seeds_find_nothing.* - .*Violation: push \w+/\d+ was acknowledged as \d+: the",
+    ),
+    Flaw(
         "moved-maps-unsnapshotted",
         "",
         "a history written down does not say where maps were moved to",

@@ -21,6 +21,7 @@ DONE = (
     "sessions",
     "sessions in wire v1",
     "sessions beside another",
+    "sessions of one of several servers",
     "pushed",
     "pushed in wire v1",
     "pushes found in sync",

@@ -91,7 +91,8 @@ def _end(loop: SimLoop, world: World) -> None:
 
 async def _scenario(world: World) -> None:
     rng = world.rng
-    world.boot()
+    for _ in range(world.servers):
+        world.boot()
     clients = [_client(world, f"c{number}") for number in range(rng.choice((2, 2, 3)))]
     steps = rng.randrange(1, 4)
     caretaker = world.loop.create_task(_caretaking(world)) if world.is_slow else None
@@ -183,7 +184,7 @@ def _kill(world: World, client: SimClient, task: asyncio.Task[None]) -> None:
 
 
 async def _trouble(world: World) -> None:
-    """Crash the server now and then, and bring it back."""
+    """Crash a server now and then, and bring it back."""
     rng = world.rng
     if world.quiet:
         return
@@ -211,10 +212,13 @@ async def _caretaking(world: World) -> None:
 async def _heal(world: World, clients: list[SimClient]) -> None:
     """The faults are over: everybody gets on, without a retry."""
     world.healing = True
-    if world.process is not None and world.process.sessions:
-        await asyncio.wait(world.process.sessions)
-    world.crash()
-    world.boot()
+    sessions = [task for process in world.processes for task in process.sessions]
+    if sessions:
+        await asyncio.wait(sessions)
+    while world.processes:
+        world.crash()
+    for _ in range(world.servers):
+        world.boot()
     for client in clients:
         client.options = _options(world, client.name, client.wire_version, retries=0)
         await client.pull(force=True)

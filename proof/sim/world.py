@@ -1,4 +1,4 @@
-"""One run's world: a server that is booted, crashed and looked after, and what clients tell of it.
+"""One run's world: servers that are booted, crashed and looked after, and what clients tell.
 
 Everything is made of one seed. What must hold is in `oracle`, what clients do in `scenario`.
 """
@@ -82,7 +82,7 @@ class Pulled:
 
 @dataclass(slots=True)
 class _Process:
-    """One life of the server."""
+    """One life of a server. Several servers share repository and storage, and nothing else."""
 
     disk: Disk
     services: SyncServices
@@ -111,7 +111,8 @@ class World:
         self.repo = installed()
         self.repo.begin()
         self.store = MemoryStore(self.clock)
-        self.process: _Process | None = None
+        self.processes: list[_Process] = []
+        """The servers that run."""
         self.attempts: dict[str, Attempt] = {}
         self.pulls: list[Pulled] = []
         self.keep_last: int | None = None
@@ -128,6 +129,7 @@ class World:
         self.quiet = self.rng.random() < 0.15
         self.pace = self.rng.choice(PACES)
         self.sizes = drawn(self.rng)
+        self.servers = self.rng.choice((1, 1, 2))
 
     @property
     def is_slow(self) -> bool:
@@ -159,13 +161,13 @@ class World:
             self.clock,
             _unrevoked,
         )
-        self.process = _Process(disk, services, store)
+        self.processes.append(_Process(disk, services, store))
 
     def crash(self) -> None:
-        """Kill the server: what its sessions were doing is done or not, and never heard of."""
-        process, self.process = self.process, None
-        if process is None:
+        """Kill a server: what its sessions were doing is done or not, and never heard of."""
+        if not self.processes:
             return
+        process = self.processes.pop(self.rng.randrange(len(self.processes)))
         self.trace.note(self.loop.now, "crash")
         process.disk.crash(self.store)
         for task, connection in process.sessions.items():
@@ -179,13 +181,14 @@ class World:
     ) -> ClientTransport:
         rng = self.rng
         await asyncio.sleep(0.01 + rng.random() * 0.02)
-        process = self.process
-        if process is None:
+        if not self.processes:
             raise NetworkError("connection refused")
+        process = rng.choice(self.processes)
         self._connections += 1
         self.counts["sessions"] += 1
         self.counts["sessions in wire v1"] += wire_version == 1
-        self.counts["sessions beside another"] += bool(process.sessions)
+        self.counts["sessions beside another"] += any(other.sessions for other in self.processes)
+        self.counts["sessions of one of several servers"] += len(self.processes) > 1
         fault = None
         if self.faulty and rng.random() < 0.35:
             fault = Fault(rng.choice(FAULT_KINDS), rng.randrange(1, rng.choice((9, 25))))
@@ -200,7 +203,8 @@ class World:
             if client in self._pushing:
                 self.attempts[self._pushing[client]].doubled = True
             frames = rng.choice((0, rng.randrange(1, 8), 1 << 30))
-            self._accept(process, connection.doubled(frames), client, direction)
+            double = rng.choice(self.processes)
+            self._accept(double, connection.doubled(frames), client, direction)
         return connection.client
 
     def _accept(
@@ -277,9 +281,9 @@ class World:
 
     async def maintain(self) -> None:
         """Let the server look after its storage, once; it may crash meanwhile."""
-        process = self.process
-        if process is None:
+        if not self.processes:
             return
+        process = self.rng.choice(self.processes)
         task = self.loop.create_task(self._maintain(process))
         process.others.add(task)
         task.add_done_callback(process.others.discard)
