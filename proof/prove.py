@@ -122,7 +122,7 @@ def prove(storage: str, steps: int, seed: int, *, shrink: bool = False) -> Count
             run_state_machine_as_test(machine, settings=_settings(histories, shrink))
         except Exception as error:
             raise Refuted(
-                f"again: python -m proof.prove --storage {storage} --seed {round_seed} "
+                f"again: .venv/bin/python -m proof.prove --storage {storage} --seed {round_seed} "
                 f"--steps {histories * STEPS_PER_HISTORY} --shrink --page build/evidence.md"
             ) from error
         round_seed += 1

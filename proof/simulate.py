@@ -114,12 +114,12 @@ def record_failure(seed: int, folder: Path = RECORDINGS) -> str:
     where = shlex.quote(str(at))
     return (
         f"  recorded   {said.strip().splitlines()[-1]}\n"
-        f"  again      python -m proof.simulate --first {seed} --seeds 1 "
+        f"  again      .venv/bin/python -m proof.simulate --first {seed} --seeds 1 "
         "--page build/evidence.md\n"
         f"  traceback  {where}/failure.txt\n"
         f"  frames     {where}/trace.txt\n"
         f"  sessions   {sessions}; to run them again:\n"
-        f'for s in {where}/*.jsonl; do echo "$s"; edgereplica fsm replay "$s"; done\n'
+        f'for s in {where}/*.jsonl; do echo "$s"; .venv/bin/edgereplica fsm replay "$s"; done\n'
     )
 
 
