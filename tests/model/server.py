@@ -33,7 +33,7 @@ from edgereplica.events.domain import (
     UserSignedUp,
     VersionCommitted,
 )
-from edgereplica.events.errors import EdgeReplicaError, NotFound, ServerShuttingDown
+from edgereplica.events.errors import EdgeReplicaError, NetworkError, NotFound, ServerShuttingDown
 from edgereplica.events.pages import pages_of
 from edgereplica.fsm.machine import Machine, server_limits
 from edgereplica.fsm.server_pull import ServerPull
@@ -157,10 +157,13 @@ class Server:
         self._org, self._user = f"org-{storage.number}", f"user-{storage.number}"
         self._mortal = _Mortal()
         self._running: dict[asyncio.Task[None], tuple[str, Wire]] = {}
+        self._away: EdgeReplicaError | None = None
+        """What a client that connects is told, while none of the servers runs."""
         self.defects: list[BaseException] = []
         self.database = ""
 
     async def start(self) -> None:
+        self._away = None
         self._mortal = _Mortal()
         self._repo = await self._storage.open_repo()
         await migrations.migrate(self._repo)
@@ -203,6 +206,7 @@ class Server:
 
     async def stop(self) -> None:
         """A clean end: sessions are told."""
+        self._away = ServerShuttingDown("the server is shutting down")
         for _, wire in self._running.values():
             wire.server.interrupt(ServerShuttingDown("the server is shutting down"))
         if self._running:
@@ -210,6 +214,7 @@ class Server:
         await self._close()
 
     async def kill(self) -> None:
+        self._away = NetworkError("connection refused")
         self._mortal.dead = True
         for task, (_, wire) in list(self._running.items()):
             task.cancel()
@@ -264,7 +269,13 @@ class Server:
         return token
 
     def accept(self, wire: Wire, token: str) -> None:
-        """Begin a session on `wire`, or raise what the handshake is refused with."""
+        """Begin a session on `wire`, or raise what the handshake is refused with.
+
+        A server that stops takes no more: a client whose sidecar proved stale by what it was still
+        told would begin anew, on a repository that is being closed.
+        """
+        if self._away is not None:
+            raise self._away
         claims = self._keyring.verify_sync(token, self.clock.now())
         task = asyncio.get_running_loop().create_task(self._serve(wire, claims))
         self._running[task] = (claims.database_id or "", wire)
