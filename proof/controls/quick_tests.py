@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-SECONDS = 5
+SECONDS = 30
 FACTOR = 20
 """A test may take so much longer than it did, and `SECONDS` more: the machine may be busy."""
 _STATS = Path("mutmut-stats.json")
