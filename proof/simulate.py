@@ -146,10 +146,9 @@ def simulate(first: int, seeds: int, processes: int, real_every: int) -> Iterato
     except BrokenProcessPool as error:
         raise ProcessDied("a process of the simulation died") from error
     finally:
-        pool.shutdown(wait=False, cancel_futures=True)
         for worker in workers:
             worker.kill()
-            worker.join()
+        pool.shutdown(cancel_futures=True)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
