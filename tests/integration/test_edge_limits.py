@@ -9,7 +9,7 @@ import threading
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -269,7 +269,8 @@ def test_idle_and_dribbling_connections_starve_nobody(tmp_path: Path, local_file
         def dribble() -> None:
             while not stop.wait(0.2):
                 for peer in accepted:
-                    peer.send(b"\x00")
+                    with suppress(OSError):  # on a slow machine it is cut by now
+                        peer.send(b"\x00")
 
         dribbling = threading.Thread(target=dribble)
         dribbling.start()
