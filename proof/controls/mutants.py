@@ -118,6 +118,8 @@ def lay_out(root: Path, files: Sequence[str], tests: Sequence[str]) -> None:
         "also_copy": ["proof", "specs"],
         "pytest_add_cli_args": [
             "-p", "no:cacheprovider", "-p", "no:xdist", "-p", "proof.controls.quick_tests",
+            # That two frames of megabytes differ is enough: to say how takes pytest past its bound.
+            "--assert=plain",
         ],
         "pytest_add_cli_args_test_selection": list(tests),
         "timeout_multiplier": TIMEOUT_FACTOR,
