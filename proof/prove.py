@@ -81,6 +81,7 @@ ALWAYS = (
     "pushes resumed from a segment",
     "pushes resumed from several segments",
     "pushes with a token for pulling",
+    "restarts and kills beside another process",
     "server kills",
     "server restarts",
     "steps beside another session",

@@ -68,6 +68,16 @@ def pushes_are_answered_from_a_stale_history(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(PushServerEnd, "open", stale)
 
 
+def histories_are_read_once(patch: pytest.MonkeyPatch) -> None:
+    """A process believes what it remembers of a database, whatever another committed."""
+    peek = DatabaseHistory.peek
+
+    async def remembered(self: DatabaseHistory, database_id: str) -> Any:
+        return self.cached(database_id) or await peek(self, database_id)
+
+    patch.setattr(DatabaseHistory, "peek", remembered)
+
+
 def acknowledged_too_soon(patch: pytest.MonkeyPatch) -> None:
     """The client is told of a version that is not in the log."""
 

@@ -6,7 +6,8 @@ from hypothesis.stateful import precondition, rule
 from tests.model.client import ClientKilled, Death, DeathPoint, dying, masked
 from tests.model.commands import SESSIONS_MAX, Commands, clients, kinds, rarely, wires
 from tests.model.judge import CLIENTS, Base, Kind
-from tests.model.server import CrashPoint, When
+from tests.model.mortal import CrashPoint, When
+from tests.model.server import PROCESSES
 
 from edgereplica.events import errors
 
@@ -105,14 +106,19 @@ class SessionRules(Commands):
             self.server.die_at(None)
             self._settle_all()
 
-    @rule(politely=st.booleans())
-    def restart_the_server(self, politely: bool) -> None:
+    @rule(politely=st.booleans(), which=st.sampled_from((None, *range(PROCESSES))))
+    def restart_the_server(self, politely: bool, which: int | None) -> None:
+        """One process of it, while the others serve, or all."""
         self.acted = True
         self._count("server restarts" if politely else "server kills")
+        self._count("restarts and kills beside another process", which is not None)
+        end = self.server.stop if politely else self.server.kill
+        wires = self._await(end(which))
+        self._cut_off(wires)
         for session in self.sessions:
-            session.excused |= {errors.NetworkError, errors.ServerShuttingDown}
-        self._await(self.server.stop() if politely else self.server.kill())
-        self._await(self.server.start())
+            if politely and session.wire in wires:
+                session.excused.add(errors.ServerShuttingDown)
+        self._await(self.server.start(which))
         self._settle_all()
 
     @rule(

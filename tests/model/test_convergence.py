@@ -15,6 +15,7 @@ from tests.helpers_s3 import S3
 from tests.model import flaws
 from tests.model.convergence import Convergence, EmbeddedConvergence, ScaledOutConvergence
 from tests.model.judge import Kind
+from tests.model.server import PROCESSES
 from tests.model.wire import FRAMES_OF_A_PUSH
 
 from edgereplica.adapters import local_fresh
@@ -94,6 +95,18 @@ def test_finds_a_push_that_is_answered_from_a_stale_history(
     model.pull_change_and_push(number=1, rows=3, wire_version=2)
     with pytest.raises(AssertionError, match="told of version 1, and the head was 2 to 2"):
         model._run(0, "push", force=force, dry_run=dry_run)
+
+
+@pytest.mark.parametrize("kind", ["push", "pull"])
+def test_finds_a_process_that_does_not_hear_of_what_another_committed(
+    model: Convergence, monkeypatch: pytest.MonkeyPatch, kind: Kind
+) -> None:
+    """One process after the other has opened the database; each commits to it."""
+    flaws.histories_are_read_once(monkeypatch)
+    with pytest.raises(AssertionError, match=r"told of version \d, and the head was"):
+        for _ in range(2 * PROCESSES):
+            model.pull_change_and_push(number=0, rows=3, wire_version=2)
+            model._run(1, kind, force=True, dry_run=kind == "push")
 
 
 def test_finds_local_changes_that_a_pull_overwrites(
@@ -279,7 +292,7 @@ def test_finds_a_version_that_is_gone_from_the_log(model: Convergence) -> None:
     model.holds()
     stream = f"database:{model.server.database}"
     deletion = "DELETE FROM events WHERE stream = ? AND kind = ?"
-    model._await(model.server.services.repo.execute(deletion, stream, "version_committed"))
+    model._await(model.server.repo.execute(deletion, stream, "version_committed"))
     with pytest.raises(AssertionError, match="history is not what it was"):
         model.holds()
 
