@@ -5,15 +5,11 @@ the check's processes, adds up what they counted and records it through `proof.e
 the command line of `proof.torture` and `proof.hostile`. `run_here` runs a check in this process,
 as the tests do.
 
-A worker process is `python -m proof.running MODULE NAME COUNT SEED PART PARTS SHARE`, in a session
-of its own, so that Ctrl-C reaches only the parent. It speaks JSON lines on standard output: how
-many rounds are done, and at the end what was counted. Its standard input is its lifeline: when that
-ends (the parent was interrupted, or killed), the worker interrupts itself, and whatever it had
-started ends with it; what then is still in its process group is killed.
+A worker process is `proof.worker` in a session of its own, so that Ctrl-C reaches only the parent.
+What is still in its process group when it has ended is killed, and its folder removed.
 """
 
 import argparse
-import importlib
 import json
 import os
 import selectors
@@ -21,16 +17,14 @@ import signal
 import subprocess
 import sys
 import tempfile
-import threading
 import time
-import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
-from typing import IO, Any, NoReturn, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 from .evidence import PAGE, ROOT, measured, require_whole
 
@@ -192,6 +186,7 @@ class _Told:
 @dataclass
 class _Worker:
     process: "subprocess.Popen[str]"
+    folder: "tempfile.TemporaryDirectory[str]"
     done: int = 0
     counts: dict[str, int] | None = None
 
@@ -204,15 +199,19 @@ class _Workers:
 
     def start(self, module: str, name: str, numbers: Sequence[float]) -> None:
         """`numbers`: the count, the seed, which part of how many, the share."""
+        folder = tempfile.TemporaryDirectory(prefix="edgereplica-proof-")
+        root = Path(folder.name, "r")
+        root.mkdir()
         process = subprocess.Popen(
-            [sys.executable, "-m", "proof.running", module, name, *map(str, numbers)],
+            [sys.executable, "-m", "proof.worker", module, name, str(root), *map(str, numbers)],
             cwd=ROOT,
+            env={**os.environ, "TMPDIR": folder.name},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
             start_new_session=True,
         )
-        self.workers.append(_Worker(process))
+        self.workers.append(_Worker(process, folder))
 
     def result(self, tell: Callable[[int], None]) -> Counts:
         """What all of them counted together."""
@@ -262,73 +261,7 @@ class _Workers:
             worker.process.wait()
             assert worker.process.stdout is not None
             worker.process.stdout.close()
-
-
-# The worker's side
-
-
-def _interrupt_when_orphaned(stopping: threading.Event) -> None:
-    """Wait for the lifeline to end; then end what this worker has started, and the worker.
-
-    The children go first, or they would say on the terminal what they miss. It is all repeated: one
-    may just have been started, and a library may swallow an interrupt.
-    """
-    sys.stdin.read()
-    stopping.set()
-    while True:
-        for child in _group() - {os.getpid()}:
-            with suppress(ProcessLookupError):
-                os.kill(child, signal.SIGKILL)
-        os.kill(os.getpid(), signal.SIGINT)
-        time.sleep(1)
-
-
-def _group() -> set[int]:
-    """The processes of this process's group, which the parent made for this worker."""
-    found: set[int] = set()
-    if os.getpgrp() != os.getpid():
-        return found
-    for process in Path("/proc").glob("[0-9]*"):
-        with suppress(ProcessLookupError):
-            if os.getpgid(int(process.name)) == os.getpgrp():
-                found.add(int(process.name))
-    return found
-
-
-def _work(module: str, name: str, numbers: Sequence[int], share: float) -> int:
-    count, seed, part, parts = numbers
-    # A parent that ignored the signal (`make … &`) hands that down.
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    said = os.fdopen(os.dup(1), "w", buffering=1)
-    os.dup2(2, 1)  # what anything else prints must not stand between the JSON lines
-    stopping = threading.Event()
-    threading.Thread(target=_interrupt_when_orphaned, args=(stopping,), daemon=True).start()
-    checks: Checks = importlib.import_module(module).CHECKS
-    told = time.monotonic()
-
-    def tell(done: int) -> None:
-        nonlocal told
-        if time.monotonic() - told > TELL_SECONDS / 2:
-            told = time.monotonic()
-            _say(said, done=done)
-
-    try:
-        with tempfile.TemporaryDirectory(prefix="edgereplica-proof-") as directory:
-            dice = Random(f"{seed}/{part}")
-            counts = checks[name].work(Job(Path(directory), count, dice, part, parts, share, tell))
-    except BaseException as error:  # noqa: BLE001 - the parent is told, whatever it is
-        if stopping.is_set():
-            return 130
-        sys.stderr.write("".join(traceback.format_exception(error)))
-        _say(said, failed=f"{type(error).__name__}: {error} (seed {seed}/{part})")
-        return 1
-    _say(said, counts=dict(counts))
-    return 0
-
-
-def _say(to: IO[str], **words: object) -> None:
-    with suppress(BrokenPipeError):
-        to.write(json.dumps(words) + "\n")
+            worker.folder.cleanup()
 
 
 # The command line
@@ -416,7 +349,3 @@ def main(suite: str, checks: Checks, about: str, arguments: Sequence[str] | None
 
 def _interrupt(*_: object) -> NoReturn:
     raise KeyboardInterrupt
-
-
-if __name__ == "__main__":
-    sys.exit(_work(sys.argv[1], sys.argv[2], list(map(int, sys.argv[3:7])), float(sys.argv[7])))

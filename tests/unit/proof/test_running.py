@@ -155,6 +155,19 @@ def test_an_interrupt_ends_everything(tmp_path: Path) -> None:
     assert not (tmp_path / "evidence.md").exists()
 
 
+def test_a_worker_that_is_killed_fails_its_check_and_leaves_nothing(tmp_path: Path) -> None:
+    check = Running(tmp_path, "kill-push", stderr=subprocess.PIPE)
+    check.wait_until_busy()
+    for worker in check.marked():
+        if b"proof.worker" in Path(f"/proc/{worker}/cmdline").read_bytes():
+            os.kill(worker, signal.SIGKILL)
+    _, said = check.process.communicate(timeout=SECONDS_MAX)
+    assert check.process.returncode == 1
+    assert b"kill-push: a process of the check died (-9)" in said
+    assert check.marked() == []
+    assert list(check.temporary.iterdir()) == []
+
+
 def test_nothing_outlives_a_parent_that_is_killed(tmp_path: Path) -> None:
     """No process. Its temporary files may: nobody was left to be sure to remove them."""
     check = Running(tmp_path, "kill-push", stderr=subprocess.DEVNULL)
