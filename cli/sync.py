@@ -85,7 +85,7 @@ RecordOption = Annotated[
         "--record",
         metavar="FILE",
         show_default=False,
-        help="Record the session for `edgereplica fsm replay`.",
+        help="Record the session, of retries the last, for `edgereplica fsm replay`.",
     ),
 ]
 
