@@ -147,9 +147,11 @@ class AccountService:
         if not right or len(old_password) > PASSWORD_CHARS_MAX:
             raise PermissionDenied("the old password is wrong")
         replaced = credential(session.user_id, await self._passwords.hash(new_password))
-        await self._revocations.revoke_all(session.user_id, "password_changed", [replaced])
+        epoch = await self._revocations.revoke_all(
+            session.user_id, "password_changed", [replaced], since=session.epoch
+        )
         identity = Identity(session.user_id, session.org_id, session.email, session.role)
-        return await self._sessions.open(identity, "password change")
+        return await self._sessions.open(identity, "password change", epoch=epoch)
 
     # Logging in with a provider
 
@@ -182,13 +184,18 @@ class AccountService:
         return [_organization(row) for row in rows]
 
     async def switch_organization(self, session: VerifiedClaims, org_id: str) -> Authenticated:
-        """A session in another organization of the caller; this one stays."""
+        """A session in another organization of the caller, until this one expires; this one stays.
+
+        It proves nothing anew, so whatever ends all sessions ends it too.
+        """
         authorize(session, "SwitchOrganization")
         found = {info.org_id: info for info in await self.list_organizations(session)}.get(org_id)
         if found is None:
             raise NotFound(f"there is no organization {org_id}")
         identity = Identity(session.user_id, org_id, session.email, found.role)
-        return await self._sessions.open(identity, "switch")
+        return await self._sessions.open(
+            identity, "switch", epoch=session.epoch, exp_max=session.exp
+        )
 
     async def list_members(self, session: VerifiedClaims) -> list[MemberInfo]:
         authorize(session, "ListMembers")

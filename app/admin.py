@@ -139,8 +139,9 @@ class AdminService:
     async def login(self, email: str, password: str) -> Authenticated:
         """Open a session. An unknown address and a wrong password answer, and cost, the same."""
         user = await self._repo.first(
-            "SELECT u.user_id, u.email, c.password_hash FROM users u "
-            "JOIN credentials c ON c.user_id = u.user_id WHERE u.email_key = ?",
+            "SELECT u.user_id, c.password_hash, COALESCE(e.epoch, 0) AS epoch FROM users u "
+            "JOIN credentials c ON c.user_id = u.user_id "
+            "LEFT JOIN token_epochs e ON e.user_id = u.user_id WHERE u.email_key = ?",
             email_key(_storable(email)),
         )
         stored: str | None = user["password_hash"] if user else None
@@ -154,7 +155,8 @@ class AdminService:
                 user["user_id"],
                 stored,
             )
-        return await self._sessions.open_first(user["user_id"], "password")
+        # The epoch of this password: the check took a while, and another may be valid by now.
+        return await self._sessions.open_first(user["user_id"], "password", epoch=user["epoch"])
 
     async def session(self, untrusted_token: str) -> VerifiedClaims:
         """The session that a token opens, with the role its user has today."""

@@ -201,7 +201,11 @@ class OAuthLogins:
 
     async def remember(self, asked: LoginAsked) -> None:
         now = self._clock.now()
-        pending = await self._repo.first("SELECT COUNT(*) AS n FROM oauth_logins")
+        forgotten = now - OAUTH_LOGIN_KEPT_SECONDS
+        # What is only deleted below must not count here, or a full table would stay full for good.
+        pending = await self._repo.first(
+            "SELECT COUNT(*) AS n FROM oauth_logins WHERE expires_at >= ?", forgotten
+        )
         if pending is not None and pending["n"] >= OAUTH_LOGINS_PENDING_MAX:
             raise LimitExceeded(
                 "too many logins are under way; try again shortly",
@@ -212,7 +216,7 @@ class OAuthLogins:
             [
                 Statement(
                     "DELETE FROM oauth_logins WHERE expires_at < ?",
-                    (now - OAUTH_LOGIN_KEPT_SECONDS,),
+                    (forgotten,),
                 ),
                 Statement(
                     "INSERT INTO oauth_logins (public_state, provider, purpose, user_id, "

@@ -82,16 +82,24 @@ class Revocations:
         raise ConcurrentAppend("the log of this token does not stand still")
 
     async def revoke_all(
-        self, user_id: str, reason: RevocationReason, also: Sequence[Statement] = ()
+        self,
+        user_id: str,
+        reason: RevocationReason,
+        also: Sequence[Statement] = (),
+        *,
+        since: int | None = None,
     ) -> int:
         """Revoke every token of a user; the epoch from which new ones are good.
 
-        `also` runs in the same transaction.
+        `also` runs in the same transaction. `since` is the epoch of the token by which it is asked,
+        where a revocation in between must end that as well (`Unauthenticated`).
         """
         stream = user_stream(user_id)
         for _ in range(APPEND_ATTEMPTS_MAX):
             seq = await self._log.last(stream)
             epoch = await self.epoch(user_id) + 1
+            if since is not None and since + 1 != epoch:
+                raise _revoked()
             event = AllTokensRevoked(user_id=user_id, epoch=epoch, reason=reason)
             try:
                 await self._log.append([(stream, seq, [event])], also)

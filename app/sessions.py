@@ -81,12 +81,28 @@ class Sessions:
         self._ids = ids
         self._ttl_seconds = ttl_seconds
 
-    async def open(self, identity: Identity, method: str) -> Authenticated:
-        """A new session. `method` says how its user proved who he is."""
+    async def open(
+        self,
+        identity: Identity,
+        method: str,
+        *,
+        epoch: int | None = None,
+        exp_max: int | None = None,
+    ) -> Authenticated:
+        """A new session. `method` says how its user proved who he is.
+
+        `epoch` is the user's epoch when he proved it: if all his tokens were revoked since, for a
+        new password say, this one is among them. None is for what no revocation takes back.
+        `exp_max` in Unix seconds.
+        """
         now, nonce = self._clock.now(), self._ids.token_bytes(NONCE_BYTES)
-        epoch = await self._revocations.epoch(identity.user_id)
+        if epoch is None:
+            epoch = await self._revocations.epoch(identity.user_id)
+        ttl_seconds = self._ttl_seconds
+        if exp_max is not None:
+            ttl_seconds = min(ttl_seconds, exp_max - int(now))
         token, exp = self._keyring.mint_session(
-            identity, now=now, ttl_seconds=self._ttl_seconds, nonce=nonce, epoch=epoch
+            identity, now=now, ttl_seconds=ttl_seconds, nonce=nonce, epoch=epoch
         )
         origin = _origin.get()
         await self._repo.batch(
@@ -111,8 +127,10 @@ class Sessions:
         )
         return Authenticated(token, exp, identity)
 
-    async def open_first(self, user_id: str, method: str) -> Authenticated:
-        """A session of the user in the organization that he joined first."""
+    async def open_first(
+        self, user_id: str, method: str, *, epoch: int | None = None
+    ) -> Authenticated:
+        """A session of the user in the organization that he joined first; `epoch` as in `open`."""
         member = await self._repo.first(
             "SELECT u.email, m.org_id, m.role FROM users u JOIN memberships m "
             "ON m.user_id = u.user_id WHERE u.user_id = ? ORDER BY m.added_at, m.org_id",
@@ -121,7 +139,7 @@ class Sessions:
         if member is None:
             raise PermissionDenied("this account is not a member of any organization")
         identity = Identity(user_id, member["org_id"], member["email"], member["role"])
-        return await self.open(identity, method)
+        return await self.open(identity, method, epoch=epoch)
 
     async def verify(self, untrusted_token: str) -> VerifiedClaims:
         """The session that a token opens, with the role its user has today; `Unauthenticated`."""

@@ -1,0 +1,213 @@
+"""Sessions beside what ends them at the same moment, and begun logins beside a flood of them."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+
+import pytest
+
+from edgereplica.adapters.clock import ManualClock
+from edgereplica.adapters.event_log import EventLog
+from edgereplica.adapters.ids import SeededIds
+from edgereplica.adapters.memory_repo import MemoryRepo
+from edgereplica.adapters.migrations import migrate
+from edgereplica.adapters.ports import CodeProof
+from edgereplica.app import oauth
+from edgereplica.app.accounts import AccountService, reset_password
+from edgereplica.app.admin import AdminService, Lifetimes
+from edgereplica.app.history import DatabaseHistory
+from edgereplica.app.oauth import OAuthLogins
+from edgereplica.app.passwords import Passwords
+from edgereplica.app.revocations import Revocations
+from edgereplica.app.sessions import Authenticated, Sessions
+from edgereplica.app.tokens import Keyring
+from edgereplica.events.errors import IdentityProviderFailed, LimitExceeded, Unauthenticated
+from edgereplica.events.limits import OAUTH_LOGIN_KEPT_SECONDS
+from edgereplica.events.oauth import ProviderIdentity
+
+EMAIL, OLD, NEW = "ann@example.org", "correct horse", "battery staple"
+SESSION_SECONDS = 1000
+LOGIN_SECONDS = 600
+
+
+class Meanwhile(Passwords):
+    """Passwords whose next check is overtaken by `meanwhile`, as one in a long queue would be."""
+
+    meanwhile: Callable[[], Awaitable[object]] | None = None
+
+    async def verify(self, stored: str | None, password: str) -> bool:
+        right = await super().verify(stored, password)
+        work, self.meanwhile = self.meanwhile, None
+        if work is not None:
+            await work()
+        return right
+
+
+class Provider:
+    """A provider to begin logins with; nobody finishes them."""
+
+    name = "github"
+
+    def authorize_url(
+        self, *, public_state: str, redirect_uri: str, code_challenge: str, nonce: str
+    ) -> str:
+        return f"https://provider.example.org/?state={public_state}"
+
+    async def identity(self, proof: CodeProof, now: float) -> ProviderIdentity:
+        raise IdentityProviderFailed("nobody is asked")
+
+    async def close(self) -> None:
+        return
+
+
+@dataclass
+class World:
+    repo: MemoryRepo = field(default_factory=MemoryRepo)
+    clock: ManualClock = field(default_factory=ManualClock)
+    passwords: Meanwhile = field(default_factory=lambda: Meanwhile(memory_kib=64, iterations=1))
+
+    async def start(self) -> None:
+        await migrate(self.repo)
+        ids, keyring = SeededIds(1, self.clock), Keyring([b"k" * 32])
+        self.log = EventLog(self.repo, self.clock)
+        self.revocations = Revocations(self.repo, self.log)
+        self.sessions = Sessions(
+            repo=self.repo,
+            keyring=keyring,
+            revocations=self.revocations,
+            clock=self.clock,
+            ids=ids,
+            ttl_seconds=SESSION_SECONDS,
+        )
+        self.oauth = OAuthLogins(
+            providers={"github": Provider()},
+            redirect_base="https://sync.example.org",
+            repo=self.repo,
+            log=self.log,
+            sessions=self.sessions,
+            clock=self.clock,
+            ids=ids,
+            ttl_seconds=LOGIN_SECONDS,
+        )
+        self.accounts = AccountService(
+            repo=self.repo,
+            log=self.log,
+            keyring=keyring,
+            passwords=self.passwords,
+            sessions=self.sessions,
+            revocations=self.revocations,
+            oauth=self.oauth,
+            clock=self.clock,
+            ids=ids,
+        )
+        self.admin = AdminService(
+            repo=self.repo,
+            log=self.log,
+            histories=DatabaseHistory(self.log),
+            keyring=keyring,
+            passwords=self.passwords,
+            clock=self.clock,
+            ids=ids,
+            lifetimes=Lifetimes(),
+            sessions=self.sessions,
+            oauth=self.oauth,
+        )
+
+    async def works(self, opened: Authenticated) -> bool:
+        try:
+            await self.sessions.verify(opened.session_token)
+        except Unauthenticated:
+            return False
+        return True
+
+
+def run(check: Callable[[World], Awaitable[None]]) -> None:
+    async def main() -> None:
+        world = World()
+        await world.start()
+        try:
+            await check(world)
+        finally:
+            world.passwords.close()
+            await world.repo.close()
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("how", ["changed", "reset"])
+def test_a_login_with_the_old_password_does_not_outlive_a_change_beside_it(how: str) -> None:
+    async def check(world: World) -> None:
+        signed_up = await world.admin.signup(EMAIL, OLD)
+
+        async def change() -> None:
+            if how == "reset":
+                await reset_password(world.repo, world.log, world.passwords, EMAIL, NEW)
+                return
+            session = await world.sessions.verify(signed_up.session_token)
+            assert await world.works(await world.accounts.change_password(session, OLD, NEW))
+
+        world.passwords.meanwhile = change
+        thief = await world.admin.login(EMAIL, OLD)
+        assert not await world.works(thief)
+        assert await world.works(await world.admin.login(EMAIL, NEW))
+
+    run(check)
+
+
+def test_a_change_of_the_old_password_does_not_undo_one_beside_it() -> None:
+    async def check(world: World) -> None:
+        signed_up = await world.admin.signup(EMAIL, OLD)
+        session = await world.sessions.verify(signed_up.session_token)
+        opened: list[Authenticated] = []
+
+        async def change() -> None:
+            opened.append(await world.accounts.change_password(session, OLD, NEW))
+
+        world.passwords.meanwhile = change
+        with pytest.raises(Unauthenticated, match="revoked"):
+            await world.accounts.change_password(session, OLD, "a thief's password")
+        assert await world.works(opened[0])
+        assert await world.works(await world.admin.login(EMAIL, NEW))
+
+    run(check)
+
+
+def test_switching_does_not_make_a_session_last_longer() -> None:
+    async def check(world: World) -> None:
+        first = await world.admin.signup(EMAIL, OLD)
+        world.clock.advance(SESSION_SECONDS - 1)
+        session = await world.sessions.verify(first.session_token)
+        second = await world.accounts.switch_organization(session, session.org_id)
+        assert second.exp_unix == first.exp_unix
+        assert await world.works(second)
+        listed = await world.accounts.list_sessions(session)
+        assert {info.expires_at for info in listed} == {float(first.exp_unix)}
+        world.clock.advance(1)
+        assert not await world.works(second)
+
+    run(check)
+
+
+def test_a_switch_beside_a_revocation_of_everything_opens_nothing() -> None:
+    async def check(world: World) -> None:
+        first = await world.admin.signup(EMAIL, OLD)
+        session = await world.sessions.verify(first.session_token)
+        await world.accounts.revoke_all(session)
+        switched = await world.accounts.switch_organization(session, session.org_id)
+        assert not await world.works(switched)
+
+    run(check)
+
+
+def test_a_flood_of_begun_logins_is_forgotten_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(oauth, "OAUTH_LOGINS_PENDING_MAX", 3)
+
+    async def check(world: World) -> None:
+        for _ in range(3):
+            await world.oauth.begin("github")
+        with pytest.raises(LimitExceeded, match="under way"):
+            await world.oauth.begin("github")
+        world.clock.advance(LOGIN_SECONDS + OAUTH_LOGIN_KEPT_SECONDS + 1)
+        await world.oauth.begin("github")
+
+    run(check)
