@@ -26,6 +26,7 @@ from ..events.limits import (
     CONNECT_SECONDS_MAX,
     PING_IDLE_SECONDS,
     PING_REPLY_SECONDS_MAX,
+    RETRY_AFTER_DIGITS_MAX,
 )
 from .frame_queue import FrameQueue
 from .ports import Buffer
@@ -235,12 +236,13 @@ def _refusal(url: str, error: picows.WSHandshakeError) -> EdgeReplicaError:
     """The server's answer to the handshake: a Connect-style JSON error, or something else."""
     status = int(error.response.status) if error.response is not None else 0
     retry_after = str(error.response.headers.get("Retry-After", "")) if error.response else ""
-    seconds = int(retry_after) if retry_after.isdecimal() else None
+    said = retry_after.isdecimal() and len(retry_after) <= RETRY_AFTER_DIGITS_MAX
+    seconds = int(retry_after) if said else None
     try:
         body: Any = json.loads(error.raw_body or b"")
         details = {} if seconds is None else {"retry_after_seconds": seconds}
         return error_from_wire(str(body["code"]), str(body["message"]), details)
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         if status == 401:  # an original server, whose answer has no body of ours
             return Unauthenticated("the server does not accept this token")
         return NetworkError(

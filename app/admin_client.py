@@ -29,7 +29,11 @@ from ..events.errors import (
     Unauthenticated,
     Unimplemented,
 )
-from ..events.limits import ADMIN_ANSWER_BYTES_MAX, ADMIN_TIMEOUT_SECONDS
+from ..events.limits import (
+    ADMIN_ANSWER_BYTES_MAX,
+    ADMIN_TIMEOUT_SECONDS,
+    RETRY_AFTER_DIGITS_MAX,
+)
 from ..events.value import Value
 from .server_url import check_secure, normalize_server
 
@@ -179,7 +183,7 @@ class AdminClient:
 
     def _session(self, answer: _JSON) -> Session:
         token = self._text(answer, "sessionToken")
-        if not token:
+        if not token or not token.isascii() or not token.isprintable() or " " in token:
             raise self._not_ours("it gave no session token")
         return Session(token, self._whoami(answer))
 
@@ -197,13 +201,20 @@ class AdminClient:
         value = answer.get(name, "")
         if not isinstance(value, str):
             raise self._not_ours(f"{name} is no string")
+        try:
+            value.encode()
+        except UnicodeEncodeError:  # JSON can escape half a character
+            raise self._not_ours(f"{name} is not valid Unicode") from None
         return value
 
     def _integer(self, answer: _JSON, name: str) -> int:
         try:
-            return int(answer.get(name, 0))
-        except (TypeError, ValueError):
+            number = int(answer.get(name, 0))
+        except (TypeError, ValueError, OverflowError):
             raise self._not_ours(f"{name} is no number") from None
+        if not -(2**63) <= number < 2**63:
+            raise self._not_ours(f"{name} is too large")
+        return number
 
     # The wire
 
@@ -256,8 +267,9 @@ class AdminClient:
         message = answer.get("message")
         kind = _BY_RPC_CODE.get(code, RemoteError)
         details: dict[str, Any] = {"rpc_code": code}
-        if headers.get("retry-after", "").isdecimal():
-            details["retry_after_seconds"] = int(headers["retry-after"])
+        seconds = headers.get("retry-after", "")
+        if seconds.isdecimal() and len(seconds) <= RETRY_AFTER_DIGITS_MAX:
+            details["retry_after_seconds"] = int(seconds)
         if request_id := headers.get("x-request-id"):
             details["request_id"] = request_id
         text = message if isinstance(message, str) and message else code.replace("_", " ")

@@ -52,6 +52,8 @@ CLOSE_SECONDS_MAX: Final = 10.0
 RETRY_SECONDS_MAX: Final = 15.0
 RETRY_AFTER_SECONDS_MAX: Final = 60.0
 """How long a client lets a server put it off, at most, before it tries again."""
+RETRY_AFTER_DIGITS_MAX: Final = 9
+"""Of a `Retry-After` that a client reads; Python refuses to read a number of thousands."""
 CONNECT_SECONDS_MAX: Final = 20.0
 PING_IDLE_SECONDS: Final = 60.0
 """Not less than the reply's: picows refuses to connect otherwise."""

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 import pytest
 
 from edgereplica.adapters.websocket_client import connect
-from edgereplica.events.errors import NetworkError
+from edgereplica.events.errors import EdgeReplicaError, NetworkError
 from edgereplica.events.limits import CLIENT_FRAME_BYTES_MAX
 
 SECONDS_MAX = 10
@@ -33,6 +33,39 @@ async def _greet(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> 
         b"Sec-WebSocket-Accept: " + accept + b"\r\n\r\n"
     )
     await writer.drain()
+
+
+@pytest.mark.parametrize(
+    ("header", "body", "said"),
+    [
+        (b"", b"[" * 100_000, "does not accept this token"),
+        (
+            b"Retry-After: " + b"9" * 5000 + b"\r\n",
+            b'{"code": "resource_exhausted", "message": "later"}',
+            "later",
+        ),
+    ],
+    ids=["deep", "late"],
+)
+def test_a_refusal_that_cannot_be_read_is_still_a_refusal(
+    header: bytes, body: bytes, said: str
+) -> None:
+    async def scenario() -> None:
+        async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await reader.readuntil(b"\r\n\r\n")
+            writer.write(b"HTTP/1.1 401 Unauthorized\r\n" + header)
+            writer.write(b"Content-Length: %d\r\n\r\n" % len(body) + body)
+            await writer.drain()
+            writer.close()
+
+        server = await asyncio.start_server(refuse, "127.0.0.1", 0)
+        async with server:
+            port = server.sockets[0].getsockname()[1]
+            with pytest.raises(EdgeReplicaError, match=said) as caught:
+                await connect(f"ws://127.0.0.1:{port}/sync", "token")
+        assert "retry_after_seconds" not in caught.value.details
+
+    asyncio.run(scenario())
 
 
 def test_whoever_sends_into_a_lost_connection_is_told_at_once(

@@ -122,6 +122,10 @@ def test_each_code_is_its_error(admin: FakeAdmin, code: str, kind: type[EdgeRepl
         Answer(200, b'{"databases": [3]}'),
         Answer(200, b'{"databases": [{"id": 3}]}'),
         Answer(200, b'{"databases": [{"createdAtUnix": "soon"}]}'),
+        Answer(200, b'{"databases": [{"createdAtUnix": 1e999}]}'),
+        Answer(200, b'{"databases": [{"createdAtUnix": -Infinity}]}'),
+        Answer(200, b'{"databases": [{"createdAtUnix": 9223372036854775808}]}'),
+        Answer(200, b'{"databases": [{"name": "\\ud800"}]}'),
         Answer(404, b"not found", {"Content-Type": "text/plain"}),
         Answer(404, b'{"detail": "Not Found"}'),
         Answer(500, b""),
@@ -133,6 +137,22 @@ def test_a_server_that_is_another_program_is_said_to_be(admin: FakeAdmin, answer
     with pytest.raises(RemoteError, match="did not answer as an EdgeReplica server") as caught:
         client.list_databases()
     assert admin.base in caught.value.message
+
+
+@pytest.mark.parametrize("token", ["", "a b", "a\\r\\nX-More: 1", "caf\\u00e9", "\\ud800"])
+def test_a_session_token_that_no_header_can_carry_is_not_kept(admin: FakeAdmin, token: str) -> None:
+    admin.answers["Login"] = Answer(200, f'{{"sessionToken": "{token}"}}'.encode())
+    with pytest.raises(RemoteError, match="did not answer as an EdgeReplica server"):
+        AdminClient(admin.base).login("ada@example.org", PASSWORD)
+
+
+def test_a_server_that_asks_to_wait_for_ever_is_only_refusing(admin: FakeAdmin) -> None:
+    headers = {"Content-Type": "application/json", "Retry-After": "9" * 5000}
+    refusal = b'{"code": "resource_exhausted", "message": "later"}'
+    admin.answers["Login"] = Answer(429, refusal, headers)
+    with pytest.raises(LimitExceeded, match="later") as caught:
+        AdminClient(admin.base).login("ada@example.org", PASSWORD)
+    assert "retry_after_seconds" not in caught.value.details
 
 
 def test_a_redirect_is_not_followed_with_the_password(admin: FakeAdmin) -> None:
