@@ -257,6 +257,7 @@ class AccountService:
 
     async def set_member_role(self, session: VerifiedClaims, user_id: str, role: str) -> MemberInfo:
         authorize(session, "SetMemberRole")
+        await self._check_member(session.org_id, user_id)
         changed = MemberRoleChanged(
             org_id=session.org_id, user_id=user_id, role=_role(role), changed_by=session.user_id
         )
@@ -275,6 +276,7 @@ class AccountService:
         authorize(session, "RemoveMember")
         if session.role != "admin" and user_id != session.user_id:
             raise PermissionDenied("only an admin of the organization may remove others")
+        await self._check_member(session.org_id, user_id)
         removed = MemberRemoved(org_id=session.org_id, user_id=user_id, removed_by=session.user_id)
 
         def check(members: dict[str, MemberInfo]) -> None:
@@ -308,6 +310,10 @@ class AccountService:
                 continue
             return
         raise ConcurrentAppend("the log of this organization does not stand still")
+
+    async def _check_member(self, org_id: str, user_id: str) -> None:
+        """Before there is an event, which takes no text for an id that cannot be one."""
+        _member_of({member.user_id: member for member in await self._members(org_id)}, user_id)
 
     async def _members(self, org_id: str) -> list[MemberInfo]:
         rows = await self._repo.all(

@@ -21,7 +21,12 @@ from edgereplica.app.passwords import Passwords
 from edgereplica.app.revocations import Revocations
 from edgereplica.app.sessions import Authenticated, Sessions
 from edgereplica.app.tokens import Keyring
-from edgereplica.events.errors import IdentityProviderFailed, LimitExceeded, Unauthenticated
+from edgereplica.events.errors import (
+    IdentityProviderFailed,
+    LimitExceeded,
+    NotFound,
+    Unauthenticated,
+)
 from edgereplica.events.limits import OAUTH_LOGIN_KEPT_SECONDS
 from edgereplica.events.oauth import ProviderIdentity
 
@@ -195,6 +200,19 @@ def test_a_switch_beside_a_revocation_of_everything_opens_nothing() -> None:
         await world.accounts.revoke_all(session)
         switched = await world.accounts.switch_organization(session, session.org_id)
         assert not await world.works(switched)
+
+    run(check)
+
+
+@pytest.mark.parametrize("user_id", ["", "x" * 65, "\0", "nobody"])
+def test_what_cannot_be_a_member_is_no_member(user_id: str) -> None:
+    async def check(world: World) -> None:
+        opened = await world.admin.signup(EMAIL, OLD)
+        session = await world.sessions.verify(opened.session_token)
+        with pytest.raises(NotFound, match="no such member"):
+            await world.accounts.remove_member(session, user_id)
+        with pytest.raises(NotFound, match="no such member"):
+            await world.accounts.set_member_role(session, user_id, "member")
 
     run(check)
 
