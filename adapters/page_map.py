@@ -33,11 +33,16 @@ class MapDelta:
 
 @dataclass(frozen=True, slots=True)
 class Lineage:
-    """How long the chain of deltas under a map is, so that it is cut before it grows costly."""
+    """How long the chain of deltas under a map is, so that it is cut before it grows costly.
+
+    `map_keys` are the objects of that chain, snapshot first, for a map that was read from them or
+    written down as the last: they say where every page lies.
+    """
 
     version: int = 0
     deltas: int = 0
     delta_pages: int = 0
+    map_keys: tuple[str, ...] = ()
 
     def after_delta(self, pages: int) -> "Lineage":
         return Lineage(self.version + 1, self.deltas + 1, self.delta_pages + pages)

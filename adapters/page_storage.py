@@ -55,6 +55,10 @@ class VersionRef:
     map_is_snapshot: bool
 
 
+MapKeys = tuple[str, ...]
+"""The objects of a map, from its snapshot on over the deltas that follow."""
+
+
 class MapCacheUsage(NamedTuple):
     """Maps asked for and found, asked for and not found, and the bytes that are held."""
 
@@ -66,14 +70,19 @@ class MapCacheUsage(NamedTuple):
 class MapCache:
     """Recently used maps, up to a number of bytes; the least recently used is dropped first.
 
+    A map is known by all the objects that it was read from (`Lineage.map_keys`), not by its own
+    alone: compaction may move what lies under a delta and leave the delta's object as it is, and
+    the segments of before are then collected. Whoever asks for the chain that the log names now
+    does not find a map that was read from another.
+
     A map that somebody still holds is found even when it was dropped or never fitted: two sessions
     on one version share its memory.
     """
 
     def __init__(self, bytes_max: int) -> None:
         self._bytes_max = bytes_max
-        self._maps: OrderedDict[str, PageMap] = OrderedDict()
-        self._alive: WeakValueDictionary[str, PageMap] = WeakValueDictionary()
+        self._maps: OrderedDict[MapKeys, PageMap] = OrderedDict()
+        self._alive: WeakValueDictionary[MapKeys, PageMap] = WeakValueDictionary()
         self._bytes = 0
         self._hits = self._misses = 0
 
@@ -85,27 +94,30 @@ class MapCache:
     def usage(self) -> MapCacheUsage:
         return MapCacheUsage(self._hits, self._misses, self._bytes)
 
-    def look_up(self, key: str) -> PageMap | None:
+    def look_up(self, keys: MapKeys) -> PageMap | None:
         """As `get`, and counted: a map that was asked for itself."""
-        found = self.get(key)
+        found = self.get(keys)
         if found is None:
             self._misses += 1
         else:
             self._hits += 1
         return found
 
-    def get(self, key: str) -> PageMap | None:
-        found = self._maps.get(key)
+    def get(self, keys: MapKeys) -> PageMap | None:
+        """The map that was read from exactly the objects `keys`."""
+        found = self._maps.get(keys)
         if found is not None:
-            self._maps.move_to_end(key)
+            self._maps.move_to_end(keys)
             return found
-        return self._alive.get(key)
+        return self._alive.get(keys)
 
-    def put(self, key: str, page_map: PageMap) -> None:
-        self._alive[key] = page_map
-        if key in self._maps or page_map.nbytes > self._bytes_max:
+    def put(self, page_map: PageMap) -> None:
+        """Keep a map whose lineage names the objects it was read from, or written to."""
+        keys = page_map.lineage.map_keys
+        self._alive[keys] = page_map
+        if keys in self._maps or page_map.nbytes > self._bytes_max:
             return
-        self._maps[key] = page_map
+        self._maps[keys] = page_map
         self._bytes += page_map.nbytes
         while self._bytes > self._bytes_max:
             _, dropped = self._maps.popitem(last=False)
@@ -121,7 +133,7 @@ class PageStorage:
         self.objects = objects
         self.ids = ids
         self._cache = MapCache(cache_bytes)
-        self._opening: dict[str, asyncio.Lock] = {}
+        self._opening: dict[MapKeys, asyncio.Lock] = {}
 
     @property
     def cache_usage(self) -> MapCacheUsage:
@@ -140,35 +152,26 @@ class PageStorage:
         upto = [ref for ref in history if ref.version <= version]
         if not upto or upto[-1].version != version:
             raise NotFound(f"there is no version {version}")
-        key = upto[-1].map_key
+        chain = _chain(upto)
+        keys = tuple(ref.map_key for ref in chain)
         # One at a time for one map: the others then find it in the cache.
-        lock = self._opening.setdefault(key, asyncio.Lock())
+        lock = self._opening.setdefault(keys, asyncio.Lock())
         try:
             async with lock:
-                page_map = self._cache.look_up(key) or await self._load(upto)
+                page_map = self._cache.look_up(keys) or await self._load(chain, keys)
         finally:
             if not lock.locked():
-                self._opening.pop(key, None)
+                self._opening.pop(keys, None)
         return page_map
 
-    async def _load(self, upto: Sequence[VersionRef]) -> PageMap:
-        """The map of the last of `upto`, from the nearest map that is cached or a snapshot."""
-        chain: list[VersionRef] = []
-        page_map: PageMap | None = None
-        for ref in reversed(upto):
-            page_map = self._cache.get(ref.map_key)
-            if page_map is not None:
-                chain.append(ref)
-                break
-            chain.append(ref)
-            if ref.map_is_snapshot:
-                break
-        else:
-            raise corrupt(upto[0].map_key, "a version before it has no snapshot")
-        chain.reverse()
-        objects = await self._read_maps(chain if page_map is None else chain[1:])
+    async def _load(self, chain: Sequence[VersionRef], keys: MapKeys) -> PageMap:
+        """The map of the last of `chain`, from the nearest map that is cached or the snapshot."""
+        known = len(chain)
+        while known and (page_map := self._cache.get(keys[:known])) is None:
+            known -= 1
+        objects = await self._read_maps(chain[known:])
         deltas: list[MapDelta] = []
-        previous = chain[0].root if page_map is not None else None
+        previous = chain[known - 1].root if known else None
         for ref, decoded in objects:
             content = decoded.content
             if isinstance(content, PageMap):
@@ -178,14 +181,15 @@ class PageStorage:
             else:
                 raise corrupt(ref.map_key, "it is relative to another version")
             previous = ref.root
-        wanted = upto[-1]
+        wanted = chain[-1]
         if page_map is None:
             raise corrupt(wanted.map_key, "no snapshot lies under it")
         page_map = page_map.overlay(*deltas)
-        page_map = replace(page_map, lineage=replace(page_map.lineage, version=wanted.version))
+        lineage = replace(page_map.lineage, version=wanted.version, map_keys=keys)
+        page_map = replace(page_map, lineage=lineage)
         if page_map.root() != wanted.root:
             raise corrupt(wanted.map_key, f"its root is not that of version {wanted.version}")
-        self._cache.put(wanted.map_key, page_map)
+        self._cache.put(page_map)
         return page_map
 
     async def _read_maps(self, refs: Sequence[VersionRef]) -> list[tuple[VersionRef, DecodedMap]]:
@@ -245,3 +249,13 @@ class PageStorage:
     def reader(self, page_map: PageMap, org_id: str) -> PageReader:
         """Reads pages of `page_map`, whose segments belong to `org_id`."""
         return PageReader(self.objects, page_map, org_id)
+
+
+def _chain(upto: Sequence[VersionRef]) -> list[VersionRef]:
+    """The versions whose maps make that of the last: from the nearest snapshot on."""
+    chain: list[VersionRef] = []
+    for ref in reversed(upto):
+        chain.append(ref)
+        if ref.map_is_snapshot:
+            return chain[::-1]
+    raise corrupt(upto[0].map_key, "a version before it has no snapshot")

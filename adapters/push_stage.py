@@ -90,7 +90,7 @@ class PushStage:
         database_id: str,
         base: PageMap,
         on_segment: OnSegment,
-        on_sealed: Callable[[str, PageMap], None],
+        on_sealed: Callable[[PageMap], None],
         unreadable_segments: tuple[str, ...] = (),
     ) -> None:
         self._objects = objects
@@ -276,10 +276,11 @@ class PushStage:
             final = self._final = self._finish(page_count)
         if expected_root is not None and final.root != expected_root:
             raise RootMismatch("the pages received do not have the announced root")
+        beneath = self._base.lineage.map_keys
         lineage = self._base.lineage.after_delta(len(final.changed))
         is_snapshot = snapshot or self._wants_snapshot(final)
         if is_snapshot:
-            lineage = Lineage(lineage.version)
+            beneath, lineage = (), Lineage(lineage.version)
             parts = encode_snapshot(final.page_map, final.root)
         else:
             delta = final.page_map.delta_from(final.changed)
@@ -293,8 +294,9 @@ class PushStage:
         for result in results:
             if result is not None:
                 raise result
+        lineage = replace(lineage, map_keys=(*beneath, key))
         page_map = replace(final.page_map, lineage=lineage)
-        self._on_sealed(key, page_map)
+        self._on_sealed(page_map)
         return Sealed(
             root=final.root,
             page_count=page_count,

@@ -21,7 +21,7 @@ from tests.unit.adapters.page_storage_model import (
 from edgereplica.adapters.map_format import decode_map, encode_delta, encode_snapshot
 from edgereplica.adapters.memory_store import MemoryStore
 from edgereplica.adapters.object_store import MeteredStore
-from edgereplica.adapters.page_map import MapDelta
+from edgereplica.adapters.page_map import Lineage, MapDelta
 from edgereplica.adapters.page_storage import MapCache, PageMap, StagedSegment
 from edgereplica.adapters.ports import Buffer, Payload
 from edgereplica.events.errors import EdgeReplicaError, NotFound, ProtocolViolation, StorageError
@@ -543,21 +543,24 @@ def test_large_changes_write_a_snapshot_soon() -> None:
     run(scenario())
 
 
+def _kept_as(key: str, pages: int = 100) -> PageMap:
+    return replace(PageMap.empty(SIZE).resized(pages), lineage=Lineage(1, map_keys=(key,)))
+
+
 def test_the_cache_is_bounded_and_drops_the_least_recently_used() -> None:
-    maps = [PageMap.empty(SIZE).resized(100) for _ in range(4)]
+    maps = [_kept_as(str(number)) for number in range(4)]
     cache = MapCache(3 * maps[0].nbytes)
-    for number, page_map in enumerate(maps[:3]):
-        cache.put(str(number), page_map)
-    assert cache.get("0") is maps[0]
-    cache.put("3", maps[3])
+    for page_map in maps[:3]:
+        cache.put(page_map)
+    assert cache.get(("0",)) is maps[0]
+    cache.put(maps[3])
     assert cache.nbytes == 3 * maps[0].nbytes
-    assert cache.get("1") is maps[1], "found while somebody holds it"
+    assert cache.get(("1",)) is maps[1], "found while somebody holds it"
     del maps[1:], page_map
-    assert cache.get("1") is None
-    assert cache.get("0") is not None
-    assert cache.get("3") is not None
-    huge = PageMap.empty(SIZE).resized(1000)
-    cache.put("huge", huge)
+    assert cache.get(("1",)) is None
+    assert cache.get(("0",)) is not None
+    assert cache.get(("3",)) is not None
+    cache.put(_kept_as("huge", 1000))
     assert cache.nbytes <= 3 * maps[0].nbytes
 
 

@@ -1,6 +1,7 @@
 """Compaction: the same versions, in fewer and better places."""
 
 import contextlib
+from dataclasses import replace
 
 import pytest
 from tests.unit.app.gc_world import GRACE_SECONDS, Crash, World
@@ -98,6 +99,55 @@ def test_pushes_go_on_from_a_compacted_head() -> None:
     async def _more(world: World) -> None:
         for number in range(5000, 5020):
             await world.commit("d1", (number, *PAGES[1:]))
+
+    in_world(check)
+
+
+def _remember_maps(world: World) -> None:
+    """Let the server keep the maps it has read and written, as every server does."""
+    storage = PageStorage(world.store, world.ids)
+    world.services = replace(world.services, storage=storage)
+
+
+@pytest.mark.parametrize("then", ["pull", "push"])
+def test_a_map_of_a_push_during_a_compaction_is_not_remembered_as_it_was(then: str) -> None:
+    """The delta is right, but its server knew what lies under it from before: to read there would
+    find nothing, and a snapshot made of it would refer to segments that are gone."""
+
+    async def check(world: World) -> None:
+        _remember_maps(world)
+        await _many_small_pushes(world, 20)
+        during = await world.push("d1", (1, *world.versions["d1"][-1][1:]))
+        assert (await world.compactor().run()).segments_merged == 20
+        await during.commit(world)
+        assert not (await world.history("d1")).outline(21).map_is_snapshot
+        await collect_everything(world)
+        if then == "push":
+            await world.commit("d1", (*range(1, 60), *world.versions["d1"][-1][59:]))
+            assert (await world.history("d1")).outline(22).map_is_snapshot
+            _remember_maps(world)  # a server that was started anew
+        await world.check()
+
+    in_world(check)
+
+
+def test_a_map_that_was_not_rewritten_is_not_remembered_on_what_lay_under_it() -> None:
+    """The head came with one large segment: only the maps under it were moved."""
+
+    async def check(world: World) -> None:
+        _remember_maps(world)
+        await world.commit("d1", PAGES)
+        for number in range(1, 6):
+            await world.commit("d1", (number, *PAGES[1:]))
+        await world.commit("d1", (5, *PAGES[1:60], *range(201, 241)))
+        head = (await world.history("d1")).outline(7)
+        assert not head.map_is_snapshot
+        compactor = world.compactor()
+        compactor._small_segment_bytes = 10_000
+        assert (await compactor.run()).segments_merged == 5
+        assert (await world.history("d1")).outline(7) == head
+        await collect_everything(world)
+        await world.check()
 
     in_world(check)
 
