@@ -51,11 +51,16 @@ _NO_LINKS: Final = frozenset({errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errn
 class FreshFile:
     """A file of `page_count` pages on its way to `path`. `install` or `abandon` ends it.
 
+    Whoever may read it is whoever may read the file that it replaces, or the file `like`, of which
+    it is a copy; nobody else may before that. Without either, the umask says.
+
     Raises DiskFull at once if the space is not there, LocalFileError if the folder cannot be
     written.
     """
 
-    def __init__(self, path: Path, page_size: int, page_count: int) -> None:
+    def __init__(
+        self, path: Path, page_size: int, page_count: int, *, like: Path | None = None
+    ) -> None:
         self.path = resolved(path)
         self.page_size = page_size
         self.page_count = page_count
@@ -64,12 +69,17 @@ class FreshFile:
         if not self.path.exists():
             refuse_stale_journals(self.path)
         with local_errors(self._temporary):
+            model = None if like is None else like.stat()
+            private = model is not None or self.path.exists()
             self._check_space()
             self._temporary.unlink(missing_ok=True)  # of a pull that was killed
             flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
-            self._descriptor = os.open(self._temporary, flags, 0o666)  # less the umask
+            mode = 0o600 if private else 0o666  # less the umask
+            self._descriptor = os.open(self._temporary, flags, mode)
             try:
                 os.ftruncate(self._descriptor, page_size * page_count)
+                if model is not None:
+                    self._take_permissions(model)
             except OSError:
                 self.abandon()
                 raise
@@ -145,6 +155,11 @@ class FreshFile:
             with local_errors(self._temporary):
                 self._temporary.unlink(missing_ok=True)
                 close_descriptor(descriptor)
+
+    def _take_permissions(self, status: os.stat_result) -> None:
+        os.fchmod(self._descriptor, status.st_mode & 0o7777)
+        if (status.st_uid, status.st_gid) != (os.geteuid(), os.getegid()) and not os.geteuid():
+            os.fchown(self._descriptor, status.st_uid, status.st_gid)
 
     def _stands_empty(self) -> bool:
         with local_errors(self.path):
@@ -242,9 +257,7 @@ class FreshFile:
             parse_header(self.path, bytes(start))
             start[_MODE_AT] = header.journal_mode
             write_at(self._descriptor, 0, memoryview(start))
-        os.fchmod(self._descriptor, status.st_mode & 0o7777)
-        if (status.st_uid, status.st_gid) != (os.geteuid(), os.getegid()) and not os.geteuid():
-            os.fchown(self._descriptor, status.st_uid, status.st_gid)
+        self._take_permissions(status)
         state = self._make_durable()
         self._temporary.replace(self.path)
         sync_directory(self.path.parent)

@@ -115,6 +115,12 @@ class LocalPlan(msgspec.Struct, eq=False):
         known = self.base.database if self.base is not None else ""
         return bool(known and database) and known != database
 
+    def is_ahead_of(self, head: int | None) -> bool:
+        """Whether the sidecar is of a version later than `head`, a server's newest: it has been
+        restored from an older backup. False if either is unknown (wire v1)."""
+        base = self.base.version if self.base is not None else None
+        return base is not None and head is not None and base > head
+
     def is_remembered_as(self, version: int | None, database: str) -> bool:
         """Whether the sidecar already says that this very state is `version`."""
         base = self.base

@@ -94,13 +94,14 @@ class _Pull:
         self.force = force
         self.backup = backup
         self.dry_run = dry_run
+        self.at: At = None
         self.prints: Fingerprints | None = None
         self.backup_path: Path | None = None
         self.end: PullClientEnd | None = None
         self.transport: ClientTransport | None = None
 
     async def run(self, at: At, started: float) -> PullResult:
-        plan = self.plan
+        plan, self.at = self.plan, at
         base = plan.base
         planned = PullPlanned(
             page_size=plan.page_size,
@@ -140,12 +141,15 @@ class _Pull:
     def _refusal(self, reply: HelloReply) -> EdgeReplicaError | None:
         """What stands against overwriting the file with the version described, unless forced.
 
-        `StaleSidecar` if the file was last synced with another database. That one may be deleted
-        and the file its only copy, so that it counts as a file of its own.
+        `StaleSidecar` if the file was last synced with another database, or is a version that the
+        server had and lost. It may be the only copy, so that it counts as a file of its own.
         """
         plan = self.plan
-        if plan.is_of_another_database(self.options.database_of(reply)) and not reply.base_known:
-            raise StaleSidecar(f"the sidecar of {plan.path} is of another database")
+        if not reply.base_known:
+            if plan.is_of_another_database(self.options.database_of(reply)):
+                raise StaleSidecar(f"the sidecar of {plan.path} is of another database")
+            if self.at is None and plan.is_ahead_of(reply.head):
+                raise StaleSidecar(f"the sidecar of {plan.path} is of a version that is no more")
         if self.force or plan.content is None or not plan.changed:
             return None
         if PullClientEnd.is_known_version(plan.content, reply):
@@ -324,7 +328,7 @@ def _backup(plan: LocalPlan) -> Path:
             break
     else:
         raise LocalFileError(f"too many backups beside {plan.path}")
-    copy = FreshFile(backup, plan.page_size, plan.page_count)
+    copy = FreshFile(backup, plan.page_size, plan.page_count, like=plan.path)
     try:
         for window in plan.content.pieces():
             copy.write(*window)

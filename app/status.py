@@ -41,7 +41,16 @@ async def _ask_for_head(plan: LocalPlan, options: Options) -> HelloReply:
             on_pages=lambda first, data: None,
             on_step=lambda: None,
         )
-        planned = PullPlanned(plan.page_size, 0, None, None, None, fresh=True, dry_run=True)
+        named = plan.base if plan.base is not None and plan.base.version is not None else None
+        planned = PullPlanned(
+            plan.page_size,
+            0,
+            base=named.version if named else None,
+            base_root=named.root if named else None,
+            root=None,
+            fresh=True,
+            dry_run=True,
+        )
         return ClientPull(V2), end, planned
 
     machine, _ = await run_session(options, V2, "pull", make)
@@ -62,7 +71,11 @@ def _compare(plan: LocalPlan, reply: HelloReply, seconds: float) -> ReplicaStatu
         push = "conflict"
     if same or at_head:
         pull = "nothing"
-    elif plan.changed or plan.is_of_another_database(reply.database):
+    elif (
+        plan.changed
+        or plan.is_of_another_database(reply.database)
+        or (plan.is_ahead_of(reply.head) and not reply.base_known)
+    ):
         pull = "refused"
     elif not reply.head:
         pull = "nothing"

@@ -1,5 +1,6 @@
 """The Python API against a real server: what the sidecar is for, and what happens without it."""
 
+import shutil
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
@@ -93,6 +94,42 @@ def test_an_edited_file_without_sidecar_is_not_overwritten(site: Site) -> None:
     assert (site.folder / "b.db").read_bytes() == before
 
 
+def test_a_file_is_not_pulled_back_by_a_server_restored_from_an_older_backup(
+    tmp_path: Path,
+) -> None:
+    """What was pushed after the backup was taken is nowhere but in the file, though nothing in the
+    file is new."""
+    file, data, saved = tmp_path / "a.db", tmp_path / "data", tmp_path / "saved"
+    create(file, 1 << 20)
+    with ServerProcess(data) as server:
+        site = Site(Account.signup(server.base, "backup@example.org"), tmp_path)
+        site.replica("a.db", "push").push()
+    shutil.copytree(data, saved)
+    with ServerProcess(data) as server:
+        site.base = server.base
+        scatter_edits(file, 0.01, 2)
+        site.replica("a.db", "push").push()
+        site.replica("b.db", "pull").pull()
+        # Nothing is lost by going back and forth while the server knows both.
+        assert site.replica("b.db", "pull").pull(at=1).version == 1
+        assert site.replica("b.db", "pull").pull().version == 2
+    with ServerProcess(saved) as server:
+        site.base = server.base
+        for name in ("a.db", "b.db"):
+            replica = site.replica(name, "pull")
+            assert replica.status().pull == "refused"
+            assert replica.pull(dry_run=True).would_refuse == "no_shared_history"
+            with pytest.raises(NoSharedHistory):
+                replica.pull()
+        assert same_pages(file, tmp_path / "b.db")
+        kept = site.replica("b.db", "pull").pull(force=True).backup_path
+        assert kept is not None
+        assert same_pages(file, Path(kept))
+        # The next version of a database that has been restored may have the same number.
+        assert site.replica("a.db", "push").push(force=True).version == 2
+        assert site.replica("b.db", "pull").pull().version == 2
+
+
 def test_without_sidecar_a_forced_push_and_pull_send_little(site: Site) -> None:
     site.replica("a.db", "push").push()
     scatter_edits(site.folder / "a.db", 0.01, 1)
@@ -141,6 +178,18 @@ def test_a_replica_with_new_tables_is_forced_back(site: Site) -> None:
     assert same_pages(site.folder / "a.db", site.folder / "b.db")
     with closing(sqlite3.connect(pulled.backup_path)) as connection:
         assert connection.execute("SELECT count(*) FROM z").fetchone()[0] > 0
+
+
+def test_what_a_forced_pull_keeps_is_as_private_as_the_file_was(site: Site) -> None:
+    site.replica("a.db", "push").push()
+    mine = site.folder / "b.db"
+    site.replica("b.db", "pull").pull()
+    mine.chmod(0o600)
+    scatter_edits(mine, 0.01, 2)
+    backup = site.replica("b.db", "pull").pull(force=True).backup_path
+    assert backup is not None
+    modes = [Path(path).stat().st_mode & 0o777 for path in (mine, backup)]
+    assert modes == [0o600, 0o600]
 
 
 @pytest.mark.parametrize("page_size", [512, 1024, 4096, 65536])

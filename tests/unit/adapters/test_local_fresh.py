@@ -67,6 +67,32 @@ def test_its_permissions_are_those_of_any_new_file(path: Path, version: list[byt
     assert path.stat().st_mode == plain.stat().st_mode
 
 
+def test_what_replaces_a_private_file_is_private_from_the_start(
+    path: Path, version: list[bytes]
+) -> None:
+    build(path)
+    path.chmod(0o600)
+    fresh = filled(path, version)
+    (temporary,) = (f for f in path.parent.iterdir() if f.name.endswith("-edgereplica-tmp"))
+    assert temporary.stat().st_mode & 0o777 == 0o600
+    fresh.install(replace=True)
+    assert path.stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.parametrize("mode", [0o600, 0o640])
+def test_a_copy_is_for_those_who_may_read_the_file(
+    path: Path, version: list[bytes], mode: int
+) -> None:
+    original = build(path.with_name("original.db"))
+    original.chmod(mode)
+    copy = FreshFile(path, 4096, len(version), like=original)
+    (temporary,) = (f for f in path.parent.iterdir() if f.name.endswith("-edgereplica-tmp"))
+    assert temporary.stat().st_mode & 0o777 == mode
+    copy.write(1, b"".join(version))
+    copy.install()
+    assert path.stat().st_mode & 0o777 == mode
+
+
 def test_abandoned(path: Path, version: list[bytes]) -> None:
     fresh = filled(path, version)
     fresh.abandon()
