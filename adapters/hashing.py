@@ -22,15 +22,16 @@ FINGERPRINT_BYTES: Final = 8
 NO_DIGEST: Final = bytes(DIGEST_BYTES)
 """The hash of the lock-byte page."""
 
-_MASKED: Final = (slice(18, 20), slice(24, 28), slice(92, 100))
+_MASKED: Final = (slice(18, 20), slice(24, 28), slice(40, 44), slice(92, 100))
 _HEADER_BYTES: Final = 100
 
 
 def masked_page_one(data: Buffer) -> bytes:
     """Page 1 without what a connection may rewrite though the content stays the same.
 
-    Zeroed: the journal mode (bytes 18-19), the change counter (24-27), version-valid-for and the
-    library's version (92-99); fileformat2 §1.3. `data` may be the page or only its header.
+    Zeroed: the journal mode (bytes 18-19), the change counter (24-27), the schema cookie (40-43;
+    `local_apply` says why it may differ), version-valid-for and the library's version (92-99);
+    fileformat2 §1.3. `data` may be the page or only its header.
     """
     masked = bytearray(data)
     for part in _MASKED:

@@ -13,9 +13,11 @@ checkpoints and leaves no log behind, as the last connection of any application 
 Two cases are not done in place. A changed page size, and a version without pages, replace the file
 as a whole (`local_fresh`), which is refused while another process has it open.
 
-A limit shared with every tool that writes pages: a live connection notices a new schema by the
-schema cookie alone. Along one history cookies grow; after a forced pull of unrelated content with
-the same cookie, connections that were open all the while should be opened again.
+A live connection notices a new schema by the schema cookie alone, and would go on with the old one
+in pages that are other tables' by now. Along one history cookies grow; but an older version, or one
+of a history that parted, may have a smaller cookie or the same. So the file's cookie never goes
+back, and never stays while the schema changes: it then is one more than it was, as SQLite's own
+backup does it, and not the version's. Page 1 is compared without it (`hashing`).
 """
 
 import os
@@ -27,7 +29,7 @@ from ..events.errors import EdgeReplicaError, FileReplaced, InvalidArgument
 from ..events.pages import lock_byte_page
 from ..events.pages import page_size as checked_page_size
 from ..events.value import Value, replace
-from .local_connection import Connection, begin_read, connect, sqlite_errors
+from .local_connection import Connection, SqliteError, begin_read, connect, sqlite_errors
 from .local_files import (
     connection_closed,
     connection_count,
@@ -48,7 +50,12 @@ __all__ = ["AppliedState", "FreshFile", "apply_version"]
 _CACHE_KIB: Final = 16 * 1024
 _MODE_AT: Final = slice(18, 20)
 _COOKIE_AT: Final = slice(40, 44)
+_FORMAT_AT: Final = slice(44, 48)
+_ENCODING_AT: Final = slice(56, 60)
+_TREE_AT: Final = slice(100, None)
+_COOKIES: Final = 1 << 32
 _INSERT: Final = "INSERT INTO sqlite_dbpage(pgno, data) VALUES (?, ?)"
+_SCHEMA_PAGES: Final = "SELECT pageno FROM dbstat WHERE name = 'sqlite_schema'"
 _SETTINGS: Final = (
     # A replica whose schema cannot be parsed can be mended by the very pages that are coming.
     "PRAGMA writable_schema=ON",
@@ -144,6 +151,8 @@ class _Application:
         self._page_size = page_size
         self._page_count = page_count
         self._page_one: bytes | None = None
+        self._schema_pages: frozenset[int] | None = frozenset()
+        self._schema_written = False
         self._written = 0
 
     def run(
@@ -159,6 +168,8 @@ class _Application:
         if check is not None:
             check()
         old = self._header_now()
+        if old is not None:
+            self._schema_pages = self._find_schema_pages()
         if old is not None and old.vacuums_on_commit:
             self._keep_free_pages()
         connection.executemany(_INSERT, self._rows(pages))
@@ -188,6 +199,13 @@ class _Application:
             raise FileReplaced(f"{self._path} got another page size meanwhile, and was left alone")
         return header
 
+    def _find_schema_pages(self) -> frozenset[int] | None:
+        """The pages that the schema lies in; None where the file is too damaged to tell."""
+        try:
+            return frozenset(page for (page,) in self._connection.execute(_SCHEMA_PAGES))
+        except SqliteError:
+            return None
+
     def _keep_free_pages(self) -> None:
         """Keep the commit from moving pages about, as auto_vacuum=FULL has it.
 
@@ -213,6 +231,8 @@ class _Application:
                 if page == 1:
                     self._page_one = bytes(content)
                 elif page != lock_page:
+                    if self._schema_pages is None or page in self._schema_pages:
+                        self._schema_written = True
                     self._written += 1
                     yield page, content
 
@@ -222,18 +242,43 @@ class _Application:
         With the new cookie in place, the next statement would parse the new schema out of pages
         that SQLite still believes to be what they were, and find the file malformed.
         """
-        if self._page_one is None:
+        held = self._read_page_one() if old is not None else None
+        cookie = self._cookie_after(held)
+        if self._page_one is not None:
+            content = bytearray(self._page_one)
+            parse_header(self._path, bytes(content[:HEADER_BYTES]))
+            content[_COOKIE_AT] = bytes(4)
+            if old is not None and held is not None:
+                content[_MODE_AT] = old.journal_mode
+                content[_COOKIE_AT] = held[_COOKIE_AT]
+            self._connection.execute(_INSERT, (1, content))
+            self._written += 1
+        return cookie
+
+    def _cookie_after(self, held: bytes | None) -> int | None:
+        """The cookie that the file gets, as a pragma takes it; None if it stays.
+
+        `held` is page 1 as it is: without it, the version's cookie.
+        """
+        new = held if self._page_one is None else self._page_one
+        if new is None:
             return None
-        content = bytearray(self._page_one)
-        parse_header(self._path, bytes(content[:HEADER_BYTES]))
-        held = bytes(4)
-        if old is not None:
-            content[_MODE_AT] = old.journal_mode
-            held = self._read_page_one()[_COOKIE_AT]
-        cookie, content[_COOKIE_AT] = content[_COOKIE_AT], held
-        self._connection.execute(_INSERT, (1, content))
-        self._written += 1
-        return None if cookie == held else int.from_bytes(cookie, "big", signed=True)
+        before = bytes(4) if held is None else held[_COOKIE_AT]
+        ahead = (_number(new[_COOKIE_AT]) - _number(before)) % _COOKIES
+        if ahead == 0 and not self._schema_differs(held, new):
+            return None
+        if held is not None and not 0 < ahead < _COOKIES // 2:
+            ahead = 1
+        cookie = (_number(before) + ahead) % _COOKIES
+        return cookie - _COOKIES if cookie >= _COOKIES // 2 else cookie
+
+    def _schema_differs(self, held: bytes | None, new: bytes) -> bool:
+        """Whether what a connection has parsed may be another with page 1 `new` and the pages
+        written. The schema's tree is its own pages all the way down from page 1."""
+        if held is None:
+            return False
+        parts = (_FORMAT_AT, _ENCODING_AT, _TREE_AT)
+        return self._schema_written or any(held[part] != new[part] for part in parts)
 
     # After the commit
 
@@ -274,3 +319,7 @@ class _Application:
             return snapshot.state
         self._connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
         return snapshot.state_in_file() or snapshot.state
+
+
+def _number(cookie: bytes) -> int:
+    return int.from_bytes(cookie, "big")

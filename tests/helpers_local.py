@@ -61,11 +61,14 @@ def pages_by_sqlite(path: Path) -> list[bytes]:
 
 
 def masked(pages: list[bytes]) -> list[bytes]:
-    """`pages` with what a connection may rewrite in page 1 blanked (bytes 18-19, 24-27, 92-99)."""
+    """`pages` with what a connection or a pull may rewrite in page 1 blanked.
+
+    Those are bytes 18-19, 24-27, 40-43 and 92-99.
+    """
     if not pages:
         return []
     one = bytearray(pages[0])
-    for low, high in ((18, 20), (24, 28), (92, 100)):
+    for low, high in ((18, 20), (24, 28), (40, 44), (92, 100)):
         one[low:high] = bytes(high - low)
     return [bytes(one), *pages[1:]]
 

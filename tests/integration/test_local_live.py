@@ -9,11 +9,12 @@ import random
 import signal
 import sqlite3
 import subprocess
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from tests.helpers_local import build, line, masked, pages_by_sqlite, python, tell
+from tests.helpers_local import build, line, masked, open_app, pages_by_sqlite, python, tell
 
 from edgereplica.adapters.local_apply import apply_version
 from edgereplica.adapters.local_fresh import FreshFile
@@ -162,12 +163,18 @@ sys.stdin.readline()
 """
 
 
-def apply(path: Path, version: list[bytes], busy_timeout_seconds: float = 0) -> None:
+def apply(
+    path: Path,
+    version: list[bytes],
+    busy_timeout_seconds: float = 0,
+    pages: Iterable[int] | None = None,
+) -> None:
+    chosen = range(1, len(version) + 1) if pages is None else pages
     apply_version(
         path,
         page_size=len(version[0]),
         page_count=len(version),
-        pages=enumerate(version, 1),
+        pages=[(page, version[page - 1]) for page in chosen],
         busy_timeout_seconds=busy_timeout_seconds,
     )
 
@@ -182,6 +189,91 @@ def test_a_reader_in_wal_mode_keeps_its_snapshot_and_then_sees_the_version(tmp_p
         assert line(reader) == "(200, 60000.0)"
         assert line(reader) == "(500, 150000.0) ok"
         assert masked(pages_by_sqlite(path)) == masked(version)
+
+
+HOLDER = """
+import sqlite3, sys
+app = sqlite3.connect(sys.argv[1], isolation_level=None)
+for statement in sys.stdin:
+    try:
+        print(app.execute(statement).fetchall(), flush=True)
+    except sqlite3.Error as error:
+        print(error, flush=True)
+"""
+
+FORKS = {
+    "a small schema": ("CREATE TABLE base(a)", "CREATE TABLE mine(a)", "CREATE TABLE theirs(b)"),
+    # Page 1 is the same in both: the names stand in pages below it.
+    "a large schema": (
+        ";".join(f"CREATE TABLE table_number_{n}(a, b, c)" for n in range(200)),
+        "ALTER TABLE table_number_150 RENAME TO mine",
+        "ALTER TABLE table_number_150 RENAME TO theirs",
+    ),
+}
+
+
+@pytest.mark.parametrize("fork", FORKS)
+@pytest.mark.parametrize("wal", [True, False], ids=["wal", "rollback"])
+def test_a_live_connection_sees_the_schema_of_a_history_that_parted(
+    tmp_path: Path, fork: str, wal: bool
+) -> None:
+    """Both schemas had the same cookie: it wrote its rows into the tables of the other one."""
+    base, mine, theirs = FORKS[fork]
+    for name, change in (("a.db", mine), ("b.db", theirs)):
+        app = open_app(build(tmp_path / name, wal=wal))
+        app.executescript(base)
+        app.executescript(change)
+        app.close()
+    path, version = tmp_path / "a.db", pages_by_sqlite(tmp_path / "b.db")
+    held = pages_by_sqlite(path)
+    assert held[0][40:44] == version[0][40:44]
+    with python(HOLDER, path) as holder:
+        tell(holder, "SELECT * FROM mine")
+        assert line(holder) == "[]"
+        differing = [n for n, page in enumerate(version, 1) if page != held[n - 1]]
+        assert (1 in differing) == (fork == "a small schema")
+        apply(path, version, pages=differing)
+        tell(holder, "INSERT INTO mine(a) VALUES (1)")
+        assert line(holder) == "no such table: mine"
+        tell(holder, "SELECT * FROM theirs")
+        assert line(holder) == "[]"
+    assert masked(pages_by_sqlite(path)) == masked(version)
+
+
+def test_a_live_connection_sees_what_became_of_an_older_schema(tmp_path: Path) -> None:
+    """Back at an older version the cookie was an old one too, and the next schema's a known one."""
+    path = build(tmp_path / "a.db")
+    older = pages_by_sqlite(path)
+    app = open_app(path)
+    app.execute("CREATE TABLE mine(a)")
+    app.close()
+    with python(HOLDER, path) as holder:
+        tell(holder, "SELECT * FROM mine")
+        assert line(holder) == "[]"
+        apply(path, older)
+        assert masked(pages_by_sqlite(path)) == masked(older)
+        app = open_app(path)
+        app.execute("CREATE TABLE theirs(b)")
+        app.close()
+        tell(holder, "INSERT INTO mine VALUES (1)")
+        assert line(holder) == "no such table: mine"
+
+
+@pytest.mark.parametrize("newer_schema", [True, False])
+def test_along_one_history_a_file_has_the_cookies_of_its_versions(
+    tmp_path: Path, newer_schema: bool
+) -> None:
+    path = build(tmp_path / "a.db")
+    before = pages_by_sqlite(path)
+    app = open_app(path)
+    app.execute("CREATE TABLE more(a)" if newer_schema else "DELETE FROM t WHERE id > 20")
+    app.execute("VACUUM" if newer_schema else "UPDATE t SET x = zeroblob(9000)")
+    app.close()
+    version = pages_by_sqlite(path)
+    build(tmp_path / "b.db")
+    assert masked(pages_by_sqlite(tmp_path / "b.db")) == masked(before)
+    apply(tmp_path / "b.db", version)
+    assert pages_by_sqlite(tmp_path / "b.db")[0][40:44] == version[0][40:44]
 
 
 def test_a_reader_in_rollback_mode_is_waited_for_and_named(tmp_path: Path) -> None:
