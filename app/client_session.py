@@ -75,10 +75,10 @@ class Options:
     def on_loopback(self) -> bool:
         return urlsplit(self.server).hostname in LOOPBACK_HOSTS
 
-    def database_of(self, reply: HelloReply) -> str:
-        """The id of the database that answered. Wire v1 does not say it: then what the token
-        claims; empty if that cannot be read either."""
-        if reply.database:
+    def database_of(self, reply: HelloReply | None) -> str:
+        """The id of the database that answered. Wire v1 does not say it, nor does a refusal: then
+        what the token claims; empty if that cannot be read either."""
+        if reply is not None and reply.database:
             return reply.database
         from .token_view import claimed_database  # noqa: PLC0415 - only with an old server
 

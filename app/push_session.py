@@ -14,6 +14,7 @@ from ..fsm.machine import Machine
 from .client_session import ClientTransport, Options, run_session
 from .compression import Compressor
 from .driver import End
+from .local_content import StaleSidecar
 from .local_plan import LocalPlan, open_plan
 from .push_client import PushClientEnd
 from .remember import save_sidecar
@@ -90,6 +91,7 @@ class _Push:
                 self.options, self.wire_version, "push", lambda t: self._make(t, planned)
             )
         except Conflict as conflict:
+            self._check_sidecar()
             if self.dry_run:
                 return self._would_conflict(conflict, started)
             raise self._explained(conflict) from conflict
@@ -125,6 +127,13 @@ class _Push:
                 self.transport.bytes_received,
             )
         )
+
+    def _check_sidecar(self) -> None:
+        """`StaleSidecar` if the conflict is that of a version of another database. What was no
+        change of that version may still be, byte for byte, the head of this one."""
+        reply = self.machine.reply if self.machine is not None else None
+        if self.plan.is_of_another_database(self.options.database_of(reply)):
+            raise StaleSidecar(f"the sidecar of {self.plan.path} is of another database")
 
     def _would_conflict(self, conflict: Conflict, started: float) -> PushResult:
         assert self.end is not None

@@ -83,6 +83,21 @@ def test_a_file_that_is_the_head_and_does_not_know_it_is_pulled_unforced(
     assert model.clients[0].base.version == 2
 
 
+@pytest.mark.parametrize("wire_version", [1, 2])
+def test_a_push_unheard_to_a_database_made_anew_is_in_sync_the_next_time(
+    model: Convergence, wire_version: int
+) -> None:
+    """Its sidecar named the version of the old database, which differs from the file in what is no
+    change: that was a conflict of the head with itself."""
+    model.pull_beside_a_reader(reader=1, other=1, mode="WAL")
+    model.delete_and_recreate_the_database()
+    model.push(number=1, wire_version=wire_version, force=False, cut_at=FRAMES_OF_A_PUSH)
+    assert len(model.versions) == 1, "the answer alone was to be lost"
+    again = model._run(1, "push")
+    assert again.task is not None
+    assert again.task.result().outcome == "unchanged"
+
+
 def test_an_empty_database_is_pulled_into_a_file_and_into_none(model: Convergence) -> None:
     """No page came, so there were no fingerprints of the right length to remember."""
     for number in (0, 2):
