@@ -1,8 +1,9 @@
 """Which state of a local file was read: enough to know it again without reading it.
 
 A `FileState` names one committed state. `unchanged` compares it with what stands on disk now, by
-`stat`, the header and the log's salts alone, and errs only towards "changed". A database in WAL
-mode lies in two places: the file, and the frames of the log that no checkpoint has copied yet.
+`stat`, the header, and the headers of the log and of its index, and errs only towards "changed". A
+database in WAL mode lies in two places: the file, and the frames of the log that no checkpoint has
+copied yet.
 
 Which *pages* changed since a state is answered by `local_snapshot`.
 """
@@ -17,9 +18,9 @@ from typing import Any, Final
 
 from ..events.value import Value
 from .local_errors import local_errors
-from .local_files import database_descriptor, read_at, resolved, sibling
+from .local_files import close_descriptor, database_descriptor, read_at, resolved, sibling
 from .local_header import PAGE_SIZE_DEFAULT_BYTES, SNIFF_BYTES, Header, parse_header
-from .local_wal import read_frame_mark, read_salts
+from .local_wal import read_frame_mark, read_index_header, read_salts
 
 UNKNOWN: Final = -1
 
@@ -194,4 +195,26 @@ def unchanged(path: Path, known: FileState) -> bool:
     log = sibling(path, "-wal")
     last = read_frame_mark(log, known.wal_frames, known.page_size)
     after = read_frame_mark(log, known.wal_frames + 1, known.page_size)
-    return last.checksum == known.wal_checksum and after.salts != known.wal_salts
+    if last.checksum != known.wal_checksum or after.salts == known.wal_salts:
+        return False
+    return _index_agrees(path, known)
+
+
+def _index_agrees(path: Path, known: FileState) -> bool:
+    """Whether SQLite, too, goes by all the frames of `known`.
+
+    A power failure can take frames out of the midst of a log that is not synced at every commit.
+    The last one still stands then, behind frames that SQLite no longer counts: the log goes on in
+    their places.
+    """
+    try:
+        index = os.open(sibling(path, "-shm"), os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        with local_errors(path):
+            header = read_index_header(index)
+    finally:
+        close_descriptor(index, (known.device, known.inode))
+    said = (header.salts, header.frames, header.checksum) if header is not None else None
+    return said == (known.wal_salts, known.wal_frames, known.wal_checksum)

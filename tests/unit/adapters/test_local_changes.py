@@ -149,6 +149,29 @@ class TestTheLog:
             assert changed_since(path, known) is None
         app2.close()
 
+    def test_a_frame_lost_in_the_midst_of_the_log(self, path: Path, app: Any) -> None:
+        """The last frame still stands, and SQLite goes on in the place of the lost one."""
+        log = path.with_name("a.db-wal")
+        app.execute("UPDATE t SET x=zeroblob(301) WHERE id=10")
+        lost = log.stat().st_size
+        for place in (50, 100, 150):
+            app.execute("UPDATE t SET x=zeroblob(301) WHERE id=?", (place,))
+        known = state_of(path)
+        assert unchanged(path, known)
+        self.lose_log_after(app, path, log.stat().st_size)
+        with log.open("r+b") as file:
+            file.seek(lost)
+            file.write(bytes(24))
+        assert not unchanged(path, known)
+        app2 = open_app(path)
+        app2.execute("PRAGMA wal_autocheckpoint=0")
+        app2.execute("UPDATE t SET x='precious' WHERE id=100")
+        assert log.stat().st_size > lost
+        assert not unchanged(path, known)
+        with pytest.raises(FileReplaced):
+            require_unchanged(path, known)
+        app2.close()
+
     def lose_log_after(self, app: Any, path: Path, size: int) -> None:
         """Bring file and log to where the machine comes up again, with the end of the log gone."""
         log, index = path.with_name("a.db-wal"), path.with_name("a.db-shm")
