@@ -29,9 +29,10 @@ from dataclasses import dataclass, replace
 from ..adapters.event_log import Append, EventLog
 from ..adapters.leases import Lease, Leases, fenced
 from ..adapters.ports import Clock, Ids, ObjectInfo, ObjectStore, Repo, Row, Statement
-from ..events.domain import StagedSegmentExpired
-from ..events.errors import NotFound, StorageError
+from ..events.domain import StagedSegmentExpired, VersionsExpired
+from ..events.errors import ConcurrentAppend, NotFound, StorageError
 from ..events.limits import (
+    APPEND_ATTEMPTS_MAX,
     CLOCK_SKEW_SECONDS_MAX,
     EVENTS_PER_READ_MAX,
     GC_DELETES_IN_FLIGHT_MAX,
@@ -41,6 +42,7 @@ from ..events.limits import (
 )
 from .gc_mark import Marked, Marker
 from .history import DatabaseHistory
+from .retention import expiring
 
 MAINTENANCE = "maintenance"
 """The lease of whoever takes references away: garbage collection and compaction."""
@@ -260,13 +262,32 @@ class GarbageCollector:
                 await self._log.append(appends, lease.held())
         insert = "INSERT INTO gc_released (database_id, freed) VALUES (?, 0)"
         await self._write([Statement(insert, (one,)) for one in marked.deleted], lease)
-        for expired, _ in marked.expiring:
+        expired = [await self._expire(marked, seen, lease) for seen, _ in marked.expiring]
+        marked.expiring = [one for one in expired if one is not None]
+
+    async def _expire(
+        self, marked: Marked, seen: VersionsExpired, lease: Lease
+    ) -> tuple[VersionsExpired, int] | None:
+        """Let versions go that the mark has `seen` going, if the rule of this moment lets them go:
+        a mark takes long, and whoever was told of a new rule meanwhile counts on it. What was let
+        go, if anything, and how many; a database that never stands still waits for the next run."""
+        pinned = marked.lowest_pinned(seen.database_id)
+        for _ in range(APPEND_ATTEMPTS_MAX):
             try:
-                history = await self._histories.open(expired.database_id, marked.org_id)
-                with fenced():
-                    await self._histories.append(history, expired, lease.held())
+                history = await self._histories.open(seen.database_id, marked.org_id)
             except NotFound:
-                continue  # deleted meanwhile
+                return None  # deleted meanwhile
+            due = expiring(history, self._clock.now(), pinned)
+            if due is None or min(due.through, seen.through) < history.oldest:
+                return None
+            event = min(due, seen, key=lambda one: one.through)
+            try:
+                with fenced():
+                    await self._log.append([(event.stream, history.seq, [event])], lease.held())
+            except ConcurrentAppend:
+                continue
+            return event, event.through - history.oldest + 1
+        return None
 
     async def _note_look(
         self, marked: Marked, doomed: Sequence[ObjectInfo], staged: Sequence[str], lease: Lease

@@ -2,7 +2,9 @@
 
 import asyncio
 import contextlib
+import itertools
 from collections.abc import Callable, Coroutine
+from functools import partial
 from typing import Any
 
 import pytest
@@ -196,6 +198,43 @@ def test_days_keep_what_was_the_head_in_them(keep_days: int) -> None:
         assert history.at_time(world.clock.now() - keep_days * 86_400).version == history.oldest
 
     in_world(check)
+
+
+@pytest.mark.parametrize(("keep", "oldest"), [(None, 1), (4, 2)])
+def test_a_rule_that_is_set_during_a_run_keeps_what_has_not_gone(
+    keep: int | None, oldest: int
+) -> None:
+    """At whatever call of the run it comes: who was told that it holds counts on it."""
+
+    calls = 0
+
+    async def check(world: World, at: int) -> None:
+        nonlocal calls
+        for number in range(1, 6):
+            await world.commit("d1", (1, 2, number + 10))
+        await keep_last(world, 2)
+        calls, kept = 0, False
+
+        async def change_the_rule() -> None:
+            nonlocal calls, kept
+            calls += 1
+            if calls == at:
+                history = await world.history("d1")
+                kept = not history.expired
+                await set_retention(world.histories, history, Retention(keep_last=keep), "u")
+
+        report = await world.collector(change_the_rule).run()
+        history = await world.history("d1")
+        assert report.versions_expired == history.expired
+        if kept:
+            assert history.oldest == oldest
+        await world.check()
+
+    for at in itertools.count(1):
+        in_world(partial(check, at=at))
+        if calls < at:
+            break
+    assert at > 20
 
 
 def test_a_deleted_database_is_freed_and_others_are_not() -> None:
