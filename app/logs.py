@@ -8,6 +8,9 @@ last step before rendering takes secrets out, whatever put them there:
 - whatever has the shape of one of our tokens or of an Authorization header is replaced;
 - the values of fields with a telling name are replaced.
 
+There too control characters, which a client can put into a path, become what stands for them in
+Python; a value with a line break is quoted by the renderer, but tracebacks keep theirs.
+
 Libraries speak from warnings up only: at debug level aiosqlite logs the parameters of statements
 and websockets the headers of requests. Tracebacks are plain: no local variables.
 """
@@ -61,12 +64,18 @@ def holding_no_secrets() -> Iterator[None]:
 
 
 def redact(text: str) -> str:
-    """`text` without anything that this request holds secret or that looks like a token."""
+    """`text` without anything that this request holds secret or that looks like a token, and
+    with nothing in it that would drive the terminal of who reads it."""
     for secret in _held.get():
         if secret in text:
             text = text.replace(secret, REDACTED)
     text = _SECRET_SHAPES.sub(REDACTED, text)
-    return text if len(text) <= LOG_VALUE_CHARS_MAX else text[:LOG_VALUE_CHARS_MAX] + "…"
+    text = text if len(text) <= LOG_VALUE_CHARS_MAX else text[:LOG_VALUE_CHARS_MAX] + "…"
+    if text.isprintable():
+        return text
+    return "".join(
+        c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode() for c in text
+    )
 
 
 def _clean(value: Any, name: str = "") -> Any:

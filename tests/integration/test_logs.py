@@ -156,6 +156,27 @@ def test_json_lines_are_json_with_what_an_operator_needs(tmp_path: Path) -> None
     assert line["duration_ms"] >= 0
 
 
+def test_a_path_cannot_drive_the_terminal_of_who_reads_the_log(tmp_path: Path) -> None:
+    """JSON escapes it all by itself."""
+    out = io.StringIO()
+    configure_logs("info", "console", stream=out)
+
+    async def main() -> None:
+        settings = load_settings(tmp_path / "data", dev=True)
+        async with (
+            running_server(settings, make_sync=lambda _: StubSync()) as url,
+            httpx.AsyncClient(base_url=url) as http,
+        ):
+            await http.get("/%1b%5b2Jred%c2%9b2J%e2%80%ae%00")
+            await http.get("/%1b%5b2J%0aa line of its own")
+
+    asyncio.run(asyncio.wait_for(main(), 60))
+    lines = out.getvalue().splitlines()
+    assert len([line for line in lines if "x1b" in line]) == 2
+    assert all(line.isprintable() for line in lines)
+    assert not any(line.startswith("a line of its own") for line in lines)
+
+
 def test_secrets_are_held_for_one_request_only() -> None:
     with holding_no_secrets():
         hold_secret("a long secret", "short", "a long secret and more")
