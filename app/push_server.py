@@ -61,6 +61,7 @@ class PushServerEnd:
         self._force = False
         self._highest_announced = 0
         self._staged_bytes = 0
+        self._found_staged: dict[str, int] = {}
         self._speaks_v1 = False
         self.committed_version: int | None = None
 
@@ -136,18 +137,19 @@ class PushServerEnd:
         self._base = comparable
         storage = self._services.storage
         segments = await self._services.repo.all(
-            "SELECT segment_id FROM staged_segments WHERE database_id = ? AND org_id = ? "
-            "ORDER BY staged_at DESC LIMIT ?",
+            "SELECT segment_id, stored_bytes FROM staged_segments "
+            "WHERE database_id = ? AND org_id = ? ORDER BY staged_at DESC LIMIT ?",
             opened.history.database_id,
             opened.history.org_id,
             SEGMENTS_RESUMED_MAX,
         )
+        self._found_staged = {row["segment_id"]: row["stored_bytes"] for row in segments}
         self._stage = await storage.open_stage(
             org_id=opened.history.org_id,
             database_id=opened.history.database_id,
             base=await opened.open_map(storage, self._base),
             page_size=hello.page_size,
-            staged_segment_ids=[row["segment_id"] for row in segments],
+            staged_segment_ids=list(self._found_staged),
             on_segment=self._note_segment,
         )
         if hello.page_count is None or base is not None:
@@ -263,6 +265,9 @@ class PushServerEnd:
         return PushCommitted(version, root)
 
     def _version(self, history: History, sealed: Sealed, message: str) -> VersionCommitted:
+        """What earlier pushes staged is this version's from now on: it is no longer counted as
+        staged, and so has to be counted here."""
+        resumed = sum(self._found_staged.get(segment, 0) for segment in sealed.segments)
         return VersionCommitted(
             database_id=history.database_id,
             version=history.head_version + 1,
@@ -278,7 +283,7 @@ class PushServerEnd:
             map_is_snapshot=sealed.map_is_snapshot,
             segments=tuple(sealed.segments),
             pages_changed=sealed.pages_changed,
-            stored_bytes=sealed.stored_bytes,
+            stored_bytes=sealed.stored_bytes + resumed,
         )
 
     def _now_after(self, history: History) -> float:

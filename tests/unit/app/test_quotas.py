@@ -107,6 +107,20 @@ def test_an_interrupted_push_that_is_resumed_counts_once() -> None:
     in_world(check)
 
 
+def test_what_a_resumed_push_had_uploaded_before_counts_without_a_look() -> None:
+    """Or an organization could store what it likes until somebody looks: cut every push off."""
+
+    async def check(world: World) -> None:
+        for number in range(4):
+            pages = tuple(range(100 * number, 100 * number + 40))
+            await (await world.push("d1", pages)).cut()
+            await world.commit("d1", pages)
+            held = sum(map(len, world.store.objects.values()))
+            assert await world.counted() == held
+
+    in_world(check)
+
+
 @pytest.mark.parametrize(
     ("room_bytes", "later", "asked"),
     [
