@@ -13,11 +13,11 @@ Names: `FILE-wal`, `FILE-shm`, `FILE-journal` are SQLite's; `FILE-edgereplica` (
 import os
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
-from ..events.errors import LocalFileError, NotADatabase
+from ..events.errors import FileBusy, LocalFileError, NotADatabase
 from .local_errors import local_errors
 
 FILE_TEMPORARY: Final = "-edgereplica-tmp"
@@ -32,6 +32,7 @@ _READ_FLAGS: Final = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
 _guard = threading.Lock()
 _connections: dict[Identity, int] = {}
 _parked: dict[Identity, list[int]] = {}
+_open: set[int] = set()
 
 
 def sibling(path: Path, suffix: str) -> Path:
@@ -79,7 +80,40 @@ def open_database(path: Path) -> int:
             path.stat()
             kind = "a directory" if path.is_dir() else "not a regular file"
             raise NotADatabase(f"{path} is {kind}, not a SQLite database", path=str(path))
-        return os.open(path, _READ_FLAGS)
+        with _guard:
+            descriptor = os.open(path, _READ_FLAGS)
+            _open.add(descriptor)
+        return descriptor
+
+
+def refuse_shared_process(path: Path) -> None:
+    """Refuse a database that other code of this very process has open.
+
+    That code's locks would be dropped unseen as soon as a descriptor of this package, or of its
+    SQLite library, is closed. Then another process, taking itself for the last one, removes the log
+    that an application still writes to (sqlite.org/howtocorrupt.html §2.2.1). Other libraries and
+    idle connections cannot be told from harmless ones, so that every foreign descriptor counts.
+    """
+    with local_errors(path), suppress(FileNotFoundError):
+        status = path.stat()
+        with _guard:
+            ours = (status.st_dev, status.st_ino) in _connections
+            if not ours and _is_open_elsewhere(status):
+                raise FileBusy(
+                    f"{path} is open in this very process, whose locks on it would be lost",
+                    path=str(path),
+                    hint="close that connection first, or sync in a process of its own, as "
+                    "`edgereplica sync` is",
+                )
+
+
+def _is_open_elsewhere(status: os.stat_result) -> bool:
+    for entry in Path("/dev/fd").iterdir():
+        if int(entry.name) not in _open:
+            with suppress(OSError):  # that of the listing itself is closed by now
+                if os.path.samestat(os.fstat(int(entry.name)), status):
+                    return True
+    return False
 
 
 def connection_opened(identity: Identity) -> None:
@@ -95,7 +129,7 @@ def connection_closed(identity: Identity) -> None:
         if _connections[identity] == 0:
             del _connections[identity]
             for descriptor in _parked.pop(identity, []):
-                os.close(descriptor)
+                _close(descriptor)
 
 
 def connection_count(identity: Identity) -> int:
@@ -111,7 +145,12 @@ def close_descriptor(descriptor: int, database: Identity | None = None) -> None:
         if identity in _connections:
             _parked.setdefault(identity, []).append(descriptor)
         else:
-            os.close(descriptor)
+            _close(descriptor)
+
+
+def _close(descriptor: int) -> None:
+    _open.discard(descriptor)
+    os.close(descriptor)
 
 
 @contextmanager

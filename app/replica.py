@@ -9,7 +9,9 @@
 
 `AsyncReplica` has the same methods as coroutines. Push and pull hold the file's sync lock, so that
 two syncs of one file never run at once. Every call ends in a typed result or an error of
-`events.errors`; file and server are then either as they were or wholly at the new version.
+`events.errors`; file and server are then either as they were or wholly at the new version. A file
+that other code of the same process has open is refused (`FileBusy`): POSIX locks belong to a
+process, and that code would lose its own.
 
 This module retries; what one attempt is, is said in `push_session` and `pull_session`. Each is
 imported by the method that needs it: a command's start-up is most of a small sync's time.
@@ -22,7 +24,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from ..adapters.local_files import pending_path, remove_leftovers, sidecar_path
+from ..adapters.local_files import (
+    pending_path,
+    refuse_shared_process,
+    remove_leftovers,
+    sidecar_path,
+)
 from ..adapters.local_lock import SyncLock
 from ..events.errors import EdgeReplicaError, RootMismatch
 from ..events.limits import RETRY_AFTER_SECONDS_MAX, RETRY_SECONDS_MAX
@@ -137,12 +144,15 @@ class AsyncReplica:
 
         from .status import read_status  # noqa: PLC0415
 
+        refuse_shared_process(self.path)
+
         async def attempt(wire_version: int, ignore_sidecar: bool) -> ReplicaStatus:
             return await read_status(self.path, self.options)
 
         return await self._retrying(attempt)
 
     async def _locked(self, attempt: Attempt[T]) -> T:
+        refuse_shared_process(self.path)
         with SyncLock(self.path):
             remove_leftovers(self.path)
             if sidecar_path(pending_path(self.path)).exists():

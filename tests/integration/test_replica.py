@@ -14,7 +14,13 @@ from tests.helpers_server import Account, ServerProcess
 from edgereplica import AsyncReplica, Replica
 from edgereplica.adapters.local_fresh import FreshFile
 from edgereplica.app.sample_database import create, scatter_edits
-from edgereplica.events.errors import Conflict, FileReplaced, NoSharedHistory, UnpushedChanges
+from edgereplica.events.errors import (
+    Conflict,
+    FileBusy,
+    FileReplaced,
+    NoSharedHistory,
+    UnpushedChanges,
+)
 
 
 @pytest.fixture(scope="module")
@@ -119,8 +125,9 @@ def test_a_file_is_not_pulled_back_by_a_server_restored_from_an_older_backup(
             replica = site.replica(name, "pull")
             assert replica.status().pull == "refused"
             assert replica.pull(dry_run=True).would_refuse == "no_shared_history"
-            with pytest.raises(NoSharedHistory):
-                replica.pull()
+            for at in (None, 1):
+                with pytest.raises(NoSharedHistory):
+                    replica.pull(at=at)
         assert same_pages(file, tmp_path / "b.db")
         kept = site.replica("b.db", "pull").pull(force=True).backup_path
         assert kept is not None
@@ -203,6 +210,31 @@ def test_another_page_size_is_a_full_replacement(site: Site, page_size: int) -> 
     assert site.replica("p.db", "push").push().version == 2
     assert site.replica("q.db", "pull").pull().page_size == page_size
     assert same_pages(path, site.folder / "q.db")
+
+
+@pytest.mark.parametrize("name", ["push", "pull", "status"])
+def test_a_process_that_has_the_file_open_keeps_its_log(site: Site, name: str) -> None:
+    """Its locks were dropped: the next process that closed the file removed the log under it."""
+    path = site.folder / "a.db"
+    site.replica("a.db", "push").push()
+    replica = site.replica("a.db", "push" if name == "push" else "pull")
+    code = """
+import sqlite3, sys
+app = sqlite3.connect(sys.argv[1])
+print(app.execute("SELECT a FROM t").fetchall())
+app.close()
+"""
+    with closing(sqlite3.connect(path, isolation_level=None)) as app:
+        app.execute("PRAGMA journal_mode=WAL")
+        app.execute("CREATE TABLE t(a)")
+        with pytest.raises(FileBusy, match="open in this very process"):
+            getattr(replica, name)()
+        for count in range(1, 3):
+            app.execute("INSERT INTO t VALUES (?)", (count,))
+            with python(code, path) as other:
+                assert line(other) == str([(n,) for n in range(1, count + 1)])
+                other.wait()
+    getattr(replica, name)(**({"force": True} if name == "pull" else {}))
 
 
 COMMIT_AND_CLOSE = """

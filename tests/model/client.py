@@ -19,6 +19,7 @@ import sqlean
 
 from edgereplica.adapters.hashing import masked_page_one
 from edgereplica.adapters.local_apply import apply_version
+from edgereplica.adapters.local_files import connection_closed, connection_opened
 from edgereplica.adapters.local_fresh import FreshFile
 from edgereplica.app import pull_client
 from edgereplica.events.errors import DiskFull
@@ -63,6 +64,9 @@ class ClientFile:
     def reading(self) -> Iterator[None]:
         """Another connection has one snapshot, from the beginning of the block to its end."""
         connection = sqlean.connect(str(self.path), isolation_level=None, timeout=0)
+        status = self.path.stat()
+        identity = status.st_dev, status.st_ino
+        connection_opened(identity)  # it stands for another process, and keeps its locks
         try:
             connection.execute("BEGIN")
             before = connection.execute("SELECT data FROM sqlite_dbpage").fetchall()
@@ -72,6 +76,7 @@ class ClientFile:
             assert after == before, "a reader's snapshot changed"
         finally:
             connection.close()
+            connection_closed(identity)
 
     def check_length(self) -> None:
         """Nothing lies behind the file's last page. SQLite would not say so: it believes the page
