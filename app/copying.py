@@ -2,8 +2,9 @@
 
 Objects go first, so that no event of the target ever refers to one that is not there; then the log,
 in its order, with the projections it makes; then the tables that no log makes (credentials and the
-like). What is going on (leases, pins, the notes of garbage collection) stays behind. At the end
-every kept version is read from the target and checked against its root.
+like; what collection freed, or all that was ever pushed would count toward a quota). What is going
+on (leases, pins, the other notes of garbage collection) stays behind. At the end every kept version
+is read from the target and checked against its root.
 
 Run again it goes on: what the target holds must be a beginning of the source's log, and is refused
 as another's otherwise. Both servers have to stand still; a data directory is locked, of PostgreSQL
@@ -44,7 +45,6 @@ PASSING: Final = frozenset(
         "gc_candidates",
         "gc_released",
         "gc_map_segments",
-        "gc_looks",
         "stream_snapshots",
         "stream_snapshot_chunks",
         "compaction_checks",

@@ -25,6 +25,7 @@ from edgereplica.adapters.projections import EMPTY_ALL
 from edgereplica.adapters.segments import segment_key, segment_prefix
 from edgereplica.app.copying import PASSING, CopyReport, _prefixes, copy, other_tables
 from edgereplica.app.places import Place
+from edgereplica.app.quotas import stored_bytes
 from edgereplica.app.settings import Settings, load_settings
 from edgereplica.events.errors import AlreadyExists, FileBusy, InvalidArgument, StorageError
 
@@ -125,6 +126,27 @@ def test_a_second_copy_has_nothing_to_do_but_verify(world: World) -> None:
         first.objects,
         first.pages,
     )
+
+
+async def _stored(settings: Settings, freed_bytes: int = 0) -> dict[str, int]:
+    """What each organization is taken to store, once collection has found so much gone."""
+    async with Place.of(settings).repo() as repo:
+        found = {}
+        for row in await repo.all("SELECT org_id FROM organizations"):
+            if freed_bytes:
+                look = "INSERT INTO gc_looks (org_id, looked_at, correction_bytes) VALUES (?, ?, ?)"
+                await repo.execute(look, row["org_id"], 1.0, -freed_bytes)
+            found[row["org_id"]] = await stored_bytes(repo, row["org_id"])
+        return found
+
+
+def test_what_collection_had_freed_does_not_count_again(world: World) -> None:
+    """A thinned history would else count as a whole, and the target refuse pushes, until a look."""
+    all_that_was_pushed = asyncio.run(_stored(world.embedded))
+    stored = asyncio.run(_stored(world.embedded, freed_bytes=10_000))
+    assert sum(stored.values()) == sum(all_that_was_pushed.values()) - 10_000
+    copy(world.place(world.embedded), world.place(world.scaled))
+    assert asyncio.run(_stored(world.scaled)) == stored
 
 
 class Cut(Exception):
@@ -260,7 +282,7 @@ def test_the_command(world: World, s3: S3, tmp_path: Path) -> None:
 def test_every_table_is_the_log_or_made_of_it_or_copied_or_passing() -> None:
     """A new table makes this fail until somebody has said what becomes of it."""
     made = set(re.findall(r"DELETE FROM (\w+)", " ".join(s.sql for s in EMPTY_ALL)))
-    assert set(other_tables()) == {"credentials", "sessions", "oauth_logins"}
+    assert set(other_tables()) == {"credentials", "sessions", "oauth_logins", "gc_looks"}
     with closing(sqlite3.connect(":memory:")) as db:
         for sql in migrations.known().values():
             db.executescript(sql)
