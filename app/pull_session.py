@@ -148,7 +148,7 @@ class _Pull:
         if not reply.base_known:
             if plan.is_of_another_database(self.options.database_of(reply)):
                 raise StaleSidecar(f"the sidecar of {plan.path} is of another database")
-            if self.at is None and plan.is_ahead_of(reply.head):
+            if plan.is_ahead_of(reply.head) and (self.at is None or self._comparable(reply)):
                 raise StaleSidecar(f"the sidecar of {plan.path} is of a version that is no more")
         if self.force or plan.content is None or not plan.changed:
             return None
@@ -171,6 +171,11 @@ class _Pull:
             base=plan.base.version,
             hint="push them first, or `--force` to overwrite them (the old file is kept)",
         )
+
+    def _comparable(self, reply: HelloReply) -> bool:
+        """Whether a server that has the file's base, too, would say that it knows it."""
+        assert self.plan.base is not None
+        return reply.page_size == self.plan.base.page_size == self.plan.page_size
 
     def _make(self, transport: ClientTransport, planned: PullPlanned) -> tuple[Machine, End, Event]:
         self.transport = transport
