@@ -11,6 +11,7 @@ from ..proto.gen.edgereplica.admin.v1.accounts_connect import (
 )
 from ..proto.gen.edgereplica.admin.v1.accounts_connect import AccountServiceASGIApplication
 from .accounts import AccountService, MemberInfo, OrganizationInfo
+from .connect_codecs import CODECS
 from .logs import hold_secret
 from .rpc import Context, ErrorsToConnect, auth_response, bearer_token
 from .sessions import Sessions
@@ -162,6 +163,7 @@ def account_rpc_app(
         AccountRpc(accounts, sessions),
         interceptors=[ErrorsToConnect(), *guards],
         read_max_bytes=RPC_MESSAGE_BYTES_MAX,
+        codecs=CODECS,
     )
 
 

@@ -9,6 +9,7 @@ from ..proto.gen.edgereplica.admin.v1.retention_connect import (
 )
 from ..proto.gen.edgereplica.admin.v1.retention_connect import RetentionServiceASGIApplication
 from .authorization import authorize
+from .connect_codecs import CODECS
 from .history import DatabaseHistory, History
 from .retention import Retention, retention_of, set_retention
 from .rpc import Context, ErrorsToConnect, bearer_token
@@ -49,6 +50,7 @@ def retention_rpc_app(
         RetentionRpc(histories, sessions),
         interceptors=[ErrorsToConnect(), *guards],
         read_max_bytes=RPC_MESSAGE_BYTES_MAX,
+        codecs=CODECS,
     )
 
 

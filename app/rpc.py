@@ -25,6 +25,7 @@ from ..proto.gen.edgereplica.admin.v1 import admin_pb as pb
 from ..proto.gen.edgereplica.admin.v1.admin_connect import AdminService as AdminServiceProtocol
 from ..proto.gen.edgereplica.admin.v1.admin_connect import AdminServiceASGIApplication
 from .admin import AdminService, DatabaseInfo
+from .connect_codecs import CODECS
 from .logs import hold_secret
 from .sessions import Authenticated, called_from
 from .tokens import Direction, Identity, VerifiedClaims
@@ -159,6 +160,7 @@ def rpc_app(admin: AdminService, *guards: UnaryInterceptor) -> AdminServiceASGIA
         AdminRpc(admin),
         interceptors=[ErrorsToConnect(), *guards],
         read_max_bytes=RPC_MESSAGE_BYTES_MAX,
+        codecs=CODECS,
     )
 
 

@@ -268,6 +268,8 @@ PASSWORD_RETRY_SECONDS: Final = 2
 METRICS_PORTS_MAX: Final = 64
 """Ports that are tried for metrics, so that each of several workers finds one."""
 RPC_MESSAGE_BYTES_MAX: Final = 64 * 1024
+RPC_JSON_DEPTH_MAX: Final = 100
+"""Brackets in brackets; as deep as the binary form may be."""
 REQUEST_ID_CHARS_MAX: Final = 64
 READY_SECONDS_MAX: Final = 5.0
 READY_CACHE_SECONDS: Final = 1.0

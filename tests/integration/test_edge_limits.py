@@ -322,6 +322,21 @@ def test_a_flood_of_logins_does_not_starve_a_sync(tmp_path: Path, local_file: Pa
         assert set(codes) == {401, 429}
 
 
+@pytest.mark.parametrize("content_type", ["application/json", "application/grpc-web+json"])
+def test_json_nested_without_end_does_not_end_the_server(tmp_path: Path, content_type: str) -> None:
+    """It once overflowed the stack of the process, before anybody was asked who he is."""
+    body = b"[" * 30_000 + b"]" * 30_000
+    if content_type != "application/json":
+        body = b"\0" + len(body).to_bytes(4, "big") + body
+    with server(tmp_path) as running:
+        host = running.base.removeprefix("http://")
+        with closing(http.client.HTTPConnection(host, timeout=30)) as connection:
+            connection.request("POST", f"{SERVICE}Login", body, {"Content-Type": content_type})
+            connection.getresponse().read()
+        assert running.process.poll() is None
+        Account.signup(running.base, "ann@example.org")
+
+
 def test_errors_of_limits_are_limits() -> None:
     assert issubclass(RateLimited, LimitExceeded)
     assert RateLimited.retryable
