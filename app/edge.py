@@ -6,6 +6,7 @@ refuses what the Connect library would answer badly.
 """
 
 import contextlib
+import itertools
 import json
 import re
 import time
@@ -28,6 +29,8 @@ ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 _REQUEST_ID: Final = re.compile(rf"[A-Za-z0-9._-]{{1,{REQUEST_ID_CHARS_MAX}}}")
 _STARTS: Final = {"http.response.start", "websocket.accept", "websocket.http.response.start"}
+_CREDENTIALS: Final = {b"authorization", b"proxy-authorization", b"cookie"}
+_PLAIN_GRPC: Final = re.compile(rb"application/grpc(?!-web)", re.IGNORECASE)
 _QUIET: Final = {"/healthz", "/readyz"}
 
 
@@ -48,20 +51,18 @@ class Edge:
         scope["client"] = self._addresses.of(scope)
         request_id = self._request_id(headers.get(b"x-request-id", b""))
         with holding_no_secrets():
-            hold_secret(*_secrets_of(scope, headers))
+            hold_secret(*_secrets_of(scope))
             with structlog.contextvars.bound_contextvars(request_id=request_id):
                 answer = _Answer(send, request_id)
                 began = time.perf_counter()
                 try:
-                    await self._answer(scope, headers, receive, answer)
+                    await self._answer(scope, receive, answer)
                 finally:
                     # The path as it came: Litestar rewrites it in the scope.
                     self._write_access_line(scope, path, answer, time.perf_counter() - began)
 
-    async def _answer(
-        self, scope: Scope, headers: dict[bytes, bytes], receive: Receive, answer: "_Answer"
-    ) -> None:
-        if scope["type"] == "http" and (refusal := _refusal(scope, headers)):
+    async def _answer(self, scope: Scope, receive: Receive, answer: "_Answer") -> None:
+        if scope["type"] == "http" and (refusal := _refusal(scope)):
             await answer.http_error(*refusal)
             return
         try:
@@ -128,25 +129,26 @@ class _Answer:
         await self({"type": "http.response.body", "body": body})
 
 
-def _secrets_of(scope: Scope, headers: dict[bytes, bytes]) -> list[str]:
+# Of two headers of one name Connect takes the first, others the last: both are looked at.
+def _secrets_of(scope: Scope) -> list[str]:
     """What a request may carry that must not be logged: credentials and the whole query."""
     secrets = []
-    for name in (b"authorization", b"proxy-authorization", b"cookie"):
-        value = headers.get(name, b"").decode("latin-1")
-        secrets += [value, value.partition(" ")[2].strip()]
+    for name, header in scope["headers"]:
+        if name in _CREDENTIALS:
+            value = header.decode("latin-1")
+            secrets += [value, value.partition(" ")[2].strip()]
     query = scope.get("query_string", b"").decode("latin-1")
     return [*secrets, query, *(value for _, value in parse_qsl(query, max_num_fields=None))]
 
 
-def _refusal(scope: Scope, headers: dict[bytes, bytes]) -> tuple[int, str, str] | None:
+def _refusal(scope: Scope) -> tuple[int, str, str] | None:
     """What is refused before any application sees it, as (status, Connect code, text)."""
-    content_type = headers.get(b"content-type", b"").lower()
-    if content_type.startswith(b"application/grpc") and not content_type.startswith(
-        b"application/grpc-web"
-    ):
-        return 415, "unimplemented", "plain gRPC needs HTTP/2 trailers: use Connect or gRPC-Web"
+    headers = scope["headers"]
+    for name, value in headers:
+        if name == b"content-type" and _PLAIN_GRPC.match(value):
+            return 415, "unimplemented", "plain gRPC needs HTTP/2 trailers: use Connect or gRPC-Web"
     try:
-        for text in (scope.get("query_string", b""), *headers, *headers.values()):
+        for text in (scope.get("query_string", b""), *itertools.chain.from_iterable(headers)):
             text.decode("utf-8")
     except UnicodeDecodeError:
         return 400, "invalid_argument", "the query or a header is not valid UTF-8"

@@ -48,6 +48,29 @@ def test_health_and_readiness(with_server: Callable[[Check], None]) -> None:
     with_server(check)
 
 
+@pytest.mark.parametrize(
+    ("first", "second", "status"),
+    [
+        ((b"x-any", b"\xff"), (b"x-any", b"good"), 400),
+        ((b"content-type", b"application/grpc"), (b"content-type", b"application/json"), 415),
+    ],
+)
+def test_the_first_of_two_headers_of_one_name_is_looked_at_too(
+    with_server: Callable[[Check], None],
+    first: tuple[bytes, bytes],
+    second: tuple[bytes, bytes],
+    status: int,
+) -> None:
+    async def check(http: httpx.AsyncClient, _: str) -> None:
+        path = "/edgereplica.admin.v1.AdminService/Whoami"
+        answer = await http.post(path, content=b"{}", headers=[first, second])
+        assert answer.status_code == status
+        assert "Traceback" not in answer.text
+        assert "codec" not in answer.text
+
+    with_server(check)
+
+
 @pytest.mark.parametrize("broken", ["repo", "page_storage"])
 def test_readiness_names_what_failed(
     with_server: Callable[[Check], None], monkeypatch: pytest.MonkeyPatch, broken: str
