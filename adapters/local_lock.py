@@ -10,8 +10,8 @@ import os
 from pathlib import Path
 from types import TracebackType
 
-from ..events.errors import FileBusy
-from .local_errors import local_errors
+from ..events.errors import FileBusy, LocalFileError
+from .local_errors import from_os_error, local_errors
 from .local_files import open_private, resolved, sibling
 
 
@@ -26,9 +26,17 @@ class SyncLock:
         self.path = resolved(path)
         self._lock = sibling(self.path, "-edgereplica-lock")
         self._descriptor = -1
-        with local_errors(self._lock):
+        try:
             while self._descriptor < 0:
                 self._descriptor = self._try_lock()
+        except OSError as error:
+            if not self.path.parent.is_dir():
+                raise LocalFileError(
+                    f"there is no directory {self.path.parent}",
+                    path=str(self.path),
+                    hint="make it first, or check the path given with --db",
+                ) from error
+            raise from_os_error(self._lock, error) from error
 
     def _try_lock(self) -> int:
         """A descriptor that holds the lock; -1 if the file lost its name before it was locked."""
@@ -50,6 +58,9 @@ class SyncLock:
                 path=str(self.path),
                 pid=int(owner) if owner.isdigit() else 0,
             ) from error
+        except BaseException:
+            os.close(descriptor)  # and the lock with it: its holder may live on
+            raise
         return descriptor
 
     def _has_name(self, descriptor: int) -> bool:

@@ -1,6 +1,7 @@
 """Where a file stands: its base, its own changes, the head, and what push and pull would do."""
 
 import time
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Literal
 
@@ -10,18 +11,26 @@ from ..events.session import PullPlanned
 from ..events.wire import V2
 from ..fsm.client_pull import ClientPull
 from .client_session import ClientTransport, Options, run_session
-from .local_plan import LocalPlan
+from .local_plan import LocalPlan, empty_plan, open_plan
 from .pull_client import PullClientEnd
-from .pull_session import open_plan_or_empty
 from .results import ReplicaStatus
 
 
 async def read_status(path: Path, options: Options) -> ReplicaStatus:
     """Ask the server for its head, and compare. Changes nothing on either side."""
     started = time.monotonic()
-    with open_plan_or_empty(path, options) as plan:
+    with _plan(path, options) as plan:
         reply = await _ask_for_head(plan, options)
         return _compare(plan, reply, time.monotonic() - started)
+
+
+def _plan(path: Path, options: Options) -> AbstractContextManager[LocalPlan]:
+    """The plan for the file: also for an empty one, which a push takes for a version."""
+    if not path.exists():
+        return nullcontext(empty_plan(path))
+    return open_plan(
+        path, busy_timeout_seconds=options.busy_timeout_seconds, checksum=options.checksum
+    )
 
 
 async def _ask_for_head(plan: LocalPlan, options: Options) -> HelloReply:
@@ -61,7 +70,7 @@ async def _ask_for_head(plan: LocalPlan, options: Options) -> HelloReply:
 
 def _compare(plan: LocalPlan, reply: HelloReply, seconds: float) -> ReplicaStatus:
     base = plan.base
-    same = plan.content is not None and plan.root() == reply.root
+    same = plan.content is not None and bool(reply.head) and plan.root() == reply.root
     at_head = base is not None and base.version == reply.head and base.root == reply.root
     push: Literal["nothing", "push", "conflict"] = "push"
     pull: Literal["nothing", "pull", "refused"] = "pull"
@@ -69,8 +78,10 @@ def _compare(plan: LocalPlan, reply: HelloReply, seconds: float) -> ReplicaStatu
         push = "nothing"
     elif reply.head and not at_head:
         push = "conflict"
-    if same or at_head:
+    if same or (at_head and plan.page_count):
         pull = "nothing"
+    elif not plan.page_count:
+        pull = "pull" if reply.head else "nothing"
     elif (
         plan.changed
         or plan.is_of_another_database(reply.database)

@@ -106,7 +106,9 @@ def token(
     direction: Annotated[Direction, typer.Option("--direction", help="What the token allows.")],
     ttl_seconds: Annotated[
         int,
-        typer.Option("--ttl-seconds", metavar="N", help="0: the server's default; capped by it."),
+        typer.Option(
+            "--ttl-seconds", metavar="N", min=0, help="0: the server's default; capped by it."
+        ),
     ] = 0,
     server: ServerOption = None,
     as_json: JsonOption = False,

@@ -1,8 +1,8 @@
 """A progress bar on a terminal's standard error; on anything else only what must be seen.
 
 It is a callable that takes `app.replica.Progress` values (duck-typed, so that nothing is imported).
-It draws at most ten times a second and erases itself. It also remembers the phase, which tells
-what Ctrl-C may have interrupted.
+It draws at most ten times a second and erases itself. It also remembers the phases, of earlier
+attempts too, which tell what Ctrl-C may have interrupted.
 """
 
 import sys
@@ -46,6 +46,7 @@ class ProgressBar:
 
     def __init__(self, *, quiet: bool = False) -> None:
         self.phase = ""
+        self.phases: set[str] = set()
         self._draws = not quiet and is_terminal(sys.stderr)
         self._drawn = False
         self._next_draw = 0.0
@@ -71,6 +72,7 @@ class ProgressBar:
         now = time.monotonic()
         if progress.phase != self.phase:
             self.phase = progress.phase
+            self.phases.add(progress.phase)
             self._phase_started, self._done_at_start = now, progress.pages_done
             self._next_draw = 0.0
         if self._draws and now >= self._next_draw:

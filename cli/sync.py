@@ -323,9 +323,9 @@ def _interruptible(bar: ProgressBar, path: Path, command: str) -> Iterator[None]
         yield
     except KeyboardInterrupt:
         again = f"`edgereplica sync status --db {path}` tells which"
-        if command == "push" and bar.phase == "committing":
+        if command == "push" and "committing" in bar.phases:
             words = f"the server has the whole new version or none of it; {again}"
-        elif command == "pull" and bar.phase == "applying":
+        elif command == "pull" and "applying" in bar.phases:
             words = f"{path} is wholly the old version or wholly the new one; {again}"
         else:
             words = f"nothing was changed, neither {path} nor the server's head"

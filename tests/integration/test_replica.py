@@ -315,6 +315,25 @@ def test_an_empty_file_goes_round(site: Site) -> None:
     assert same_pages(site.folder / "e.db", site.folder / "f.db")
 
 
+def test_the_status_of_an_empty_file_says_what_push_and_pull_do(site: Site) -> None:
+    path = site.folder / "e.db"
+    path.touch()
+    status = site.replica("e.db", "pull").status()
+    assert (status.push, status.pull) == ("push", "nothing")
+    site.replica("a.db", "push").push()
+    status = site.replica("e.db", "pull").status()
+    assert (status.push, status.pull) == ("conflict", "pull")
+    with pytest.raises(Conflict):
+        site.replica("e.db", "push").push()
+    assert site.replica("e.db", "pull").pull().outcome == "pulled"
+    path.write_bytes(b"")
+    status = site.replica("e.db", "pull").status()
+    assert (status.base, status.push, status.pull) == (1, "push", "pull")
+    assert site.replica("e.db", "push").push().version == 2
+    status = site.replica("e.db", "pull").status()
+    assert (status.base, status.push, status.pull) == (2, "nothing", "nothing")
+
+
 def test_an_older_version_by_number_and_by_time(site: Site) -> None:
     first = site.replica("a.db", "push").push(message="one")
     old = (site.folder / "a.db").read_bytes()

@@ -404,24 +404,34 @@ def test_errors_of_the_api_keep_their_code(
 
 
 @pytest.mark.parametrize(
-    ("command", "step", "words"),
+    ("command", "steps", "words"),
     [
-        ("push", Progress("reading"), "nothing was changed, neither a.db nor the server's head"),
-        ("push", Progress("sending", 1, 2), "pages already sent are not sent again"),
-        ("push", Progress("committing"), "the whole new version or none of it"),
-        ("pull", Progress("receiving"), "nothing was changed, neither a.db nor the server's head"),
-        ("pull", Progress("applying"), "wholly the old version or wholly the new one"),
+        ("push", [Progress("reading")], "nothing was changed, neither a.db nor the server's head"),
+        ("push", [Progress("sending", 1, 2)], "pages already sent are not sent again"),
+        ("push", [Progress("committing")], "the whole new version or none of it"),
+        # The answer to the commit was lost: the next attempt does not undo it.
+        (
+            "push",
+            [Progress("committing"), Progress("reading")],
+            "the whole new version or none of it",
+        ),
+        (
+            "pull",
+            [Progress("receiving")],
+            "nothing was changed, neither a.db nor the server's head",
+        ),
+        ("pull", [Progress("applying")], "wholly the old version or wholly the new one"),
     ],
 )
 def test_ctrl_c_in_words_that_are_true(
     environment: dict[str, str],
     monkeypatch: pytest.MonkeyPatch,
     command: str,
-    step: Progress,
+    steps: list[Progress],
     words: str,
 ) -> None:
     monkeypatch.setattr(FakeReplica, "outcome", KeyboardInterrupt())
-    monkeypatch.setattr(FakeReplica, "steps", [step])
+    monkeypatch.setattr(FakeReplica, "steps", steps)
     result = run(environment, command, "--db", "a.db", "--token", "t")
     assert result.exit_code == 130
     assert result.stderr.startswith("interrupted: ")

@@ -1,5 +1,6 @@
 """One sync of a file at a time; the lock dies with its owner."""
 
+import errno
 import os
 import signal
 from pathlib import Path
@@ -9,7 +10,7 @@ from tests.helpers_local import line, python
 
 from edgereplica.adapters import local_lock
 from edgereplica.adapters.local_lock import SyncLock
-from edgereplica.events.errors import FileBusy, LocalFileError
+from edgereplica.events.errors import DiskFull, FileBusy, LocalFileError
 
 HOLD = """
 import sys
@@ -87,5 +88,21 @@ def test_a_lock_on_a_file_that_lost_its_name_is_no_lock(
 
 
 def test_a_missing_folder(tmp_path: Path) -> None:
-    with pytest.raises(LocalFileError, match="does not exist"):
+    with pytest.raises(LocalFileError, match=r"there is no directory .*none$"):
         SyncLock(tmp_path / "none" / "a.db")
+
+
+def test_a_disk_that_was_full_leaves_no_lock_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its descriptor stayed open, and the process kept itself out from then on."""
+
+    def full(descriptor: int, data: bytes, offset: int) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "pwrite", full)
+        with pytest.raises(DiskFull):
+            SyncLock(tmp_path / "a.db")
+    with SyncLock(tmp_path / "a.db"):
+        pass
