@@ -25,7 +25,7 @@ KILLED_PULL = """
 import os, sys
 from edgereplica import Replica
 from edgereplica.app import pull_client, pull_session
-path, moment, server, token = sys.argv[1:]
+path, moment, server, token, *at = sys.argv[1:]
 def die(*_, **__):
     os.kill(os.getpid(), 9)
 if moment == "before":
@@ -36,7 +36,7 @@ else:
     pull_session.Sidecar.remove = die
     save = pull_session.save_sidecar
     pull_session.save_sidecar = lambda at, **more: die() if str(at) == path else save(at, **more)
-Replica(path, server=server, token=token).pull()
+Replica(path, server=server, token=token).pull(at=int(at[0]) if at else None)
 """
 
 
@@ -245,6 +245,27 @@ def test_a_pull_killed_around_its_transaction_is_no_local_change(
     user.ok("push", file)
     assert user.refused("pull", replica)[1]["code"] == "unpushed_changes"
     assert dump(replica) == changed
+
+
+@pytest.mark.parametrize("moment", ["before", "after"])
+def test_a_pull_of_an_older_version_killed_around_its_transaction_is_no_newer_base(
+    user: User, tmp_path: Path, moment: str
+) -> None:
+    """The application writes before the next sync: once its push undid the versions between."""
+    file = tmp_path / "app.db"
+    make_notes(file)
+    for stamp in (1, 2, 3):
+        execute(file, f"UPDATE notes SET stamp = {stamp}")
+        user.ok("push", file)
+    with python(KILLED_PULL, file, moment, user.base, user.tokens["pull"], 1) as pull:
+        assert pull.wait() == -9
+    if moment == "before":
+        assert user.ok("push", file)["outcome"] == "unchanged"
+        return
+    execute(file, "UPDATE notes SET text = 'mine' WHERE id = 8")
+    code, error = user.refused("push", file)
+    assert (code, error["code"], error["details"]["base"]) == (3, "conflict", None)
+    assert user.ok("status", file)["head"] == 3
 
 
 @pytest.mark.parametrize("kind", ["new file", "new page size"])
