@@ -12,6 +12,7 @@ A session may have been narrowed by its holder (caveats, see `tokens`); what it 
 token issued with it cannot do either.
 """
 
+import asyncio
 import re
 import unicodedata
 from collections.abc import Callable
@@ -35,7 +36,7 @@ from ..events.limits import (
 )
 from .authorization import authorize
 from .email import check_email
-from .history import DatabaseHistory
+from .history import DatabaseHistory, History
 from .oauth import OAuthLogins
 from .passwords import Passwords
 from .quotas import Quotas
@@ -94,6 +95,7 @@ class AdminService:
         self._ids = ids
         self._lifetimes = lifetimes
         self._database_deleted = database_deleted
+        self._deleting: set[asyncio.Task[None]] = set()
         self._quotas = quotas or Quotas()
         self._sessions = sessions or Sessions(
             repo=repo,
@@ -198,8 +200,15 @@ class AdminService:
         """Delete a database and end its sessions; its objects are left to garbage collection."""
         authorize(session, "DeleteDatabase", database_id)
         history = await self._histories.open(database_id, session.org_id)
-        await self._histories.delete(history, session.user_id)
-        self._database_deleted(database_id)
+        # To its end, whether or not the caller hangs up meanwhile: what was deleted must be told.
+        deleting = asyncio.create_task(self._delete(history, session.user_id))
+        self._deleting.add(deleting)
+        deleting.add_done_callback(self._deleting.discard)
+        await asyncio.shield(deleting)
+
+    async def _delete(self, history: History, deleted_by: str) -> None:
+        await self._histories.delete(history, deleted_by)
+        self._database_deleted(history.database_id)
 
     async def issue_sync_token(
         self,

@@ -1,7 +1,7 @@
 """The administrative rules, without a transport."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 import pytest
@@ -12,6 +12,7 @@ from edgereplica.adapters.event_log import EventLog
 from edgereplica.adapters.ids import SeededIds
 from edgereplica.adapters.memory_repo import MemoryRepo
 from edgereplica.adapters.migrations import migrate
+from edgereplica.adapters.ports import Statement
 from edgereplica.app.admin import AdminService, Authenticated, Lifetimes, check_email
 from edgereplica.app.history import DatabaseHistory
 from edgereplica.app.passwords import Passwords
@@ -304,6 +305,38 @@ def test_bad_database_names(name: str) -> None:
     async def check(world: World) -> None:
         with pytest.raises(InvalidArgument):
             await world.admin.create_database(await world.session(), name)
+
+    run(check)
+
+
+def test_a_deletion_ends_the_sessions_though_its_caller_hangs_up(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def check(world: World) -> None:
+        session = await world.session()
+        created = await world.admin.create_database(session, "main")
+        writing, go, told = asyncio.Event(), asyncio.Event(), asyncio.Event()
+        batch = world.repo.batch
+
+        async def write(statements: Sequence[Statement]) -> None:
+            await go.wait()
+            await batch(statements)
+
+        async def batch_to_its_end(statements: Sequence[Statement]) -> None:
+            """As a repository writes that is not in memory: whether or not it is waited for."""
+            writing.set()
+            await asyncio.shield(asyncio.create_task(write(statements)))
+
+        monkeypatch.setattr(world.repo, "batch", batch_to_its_end)
+        monkeypatch.setattr(world.admin, "_database_deleted", lambda _: told.set())
+        call = asyncio.create_task(world.admin.delete_database(session, created.database_id))
+        await writing.wait()
+        call.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await call
+        go.set()
+        await asyncio.wait_for(told.wait(), 10)
+        assert await world.admin.list_databases(session) == []
 
     run(check)
 
