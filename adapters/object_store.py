@@ -5,14 +5,19 @@ local directory is made durable here, because obstore renames atomically but nev
 its directory, and the parent of every directory this process first puts into are fsynced before
 `put` returns. The other stores are durable when they answer.
 
+A process that is killed in the middle of a put leaves a temporary file of obstore's in a local
+directory. No list names it, so nobody else could ever remove it: listing does, once it is old.
+
 `MeteredStore` counts requests and bytes around any store. What the objects mean is left to
 `segments` and `map_format`.
 """
 
 import asyncio
+import contextlib
 import errno
 import os
 import re
+import time
 from collections.abc import Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -33,6 +38,7 @@ from obstore.store import LocalStore, MemoryStore, from_url
 
 from ..events.errors import AlreadyExists, InvalidArgument, NotFound, StorageError
 from ..events.limits import (
+    GC_GRACE_SECONDS,
     STORE_BACKOFF_SECONDS_MAX,
     STORE_RETRIES_MAX,
     STORE_RETRY_SECONDS_MAX,
@@ -45,6 +51,8 @@ if TYPE_CHECKING:
     from obstore.store import ObjectStore as AnyObstore
 
 _KEY: Final = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*(/[A-Za-z0-9_-][A-Za-z0-9._-]*)*")
+_TEMPORARY: Final = re.compile(r".+#[0-9]+")
+"""How obstore names a file until it is whole. No key has this form."""
 _REMOTE_SCHEMES: Final = frozenset({"s3", "s3a", "gs", "az", "adl", "azure", "abfs", "abfss"})
 _ENDPOINT_VARIABLES: Final = (
     "AWS_ENDPOINT_URL",
@@ -245,6 +253,20 @@ class LocalObjectStore(ObstoreStore):
             parts.release()
         with _errors_of(key, "sync"):
             await asyncio.to_thread(_sync_file_and_directory, path)
+
+    async def list(self, prefix: str) -> list[ObjectInfo]:
+        found = await super().list(prefix)
+        await asyncio.to_thread(_remove_leftovers, self._root / prefix)
+        return found
+
+
+def _remove_leftovers(directory: Path) -> None:
+    """Remove temporary files of puts that ended long ago, one way or the other."""
+    due = time.time() - GC_GRACE_SECONDS
+    with contextlib.suppress(OSError):  # gone already, or a directory that is only to be read
+        for path in directory.iterdir():
+            if _TEMPORARY.fullmatch(path.name) and path.lstat().st_mtime < due:
+                path.unlink()
 
 
 def _make_durable_directory(directory: Path, root: Path | None = None) -> None:

@@ -4,6 +4,7 @@ import asyncio
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
 from typing import Any
@@ -241,6 +242,29 @@ def test_a_full_disk_is_told_apart_and_leaves_nothing(tmp_path: Path) -> None:
         timeout=60,
     )
     assert done.stdout.split("\n")[:2] == ["disk_full False", "[]"]
+
+
+def test_what_a_killed_process_had_begun_to_write_goes_when_it_is_old(tmp_path: Path) -> None:
+    """Nothing else knows of it: no list names it, no quota counts it."""
+
+    async def check() -> None:
+        store = open_store(tmp_path)
+        for key in ("orgs/o/segments/whole", "orgs/o/segments-too/other"):
+            await store.put(key, [b"bytes"])
+        segments, long_ago = tmp_path / "orgs/o/segments", time.time() - limits.GC_GRACE_SECONDS - 9
+        os.utime(segments / "whole", (long_ago, long_ago))
+        for name in ("killed#1", "killed#12", "running#1"):
+            (segments / name).write_bytes(b"byt")
+        for name in ("killed#1", "killed#12"):
+            os.utime(segments / name, (long_ago, long_ago))
+        for _ in range(2):
+            assert [info.key for info in await store.list("orgs/o/segments")] == [
+                "orgs/o/segments/whole"
+            ]
+            assert {path.name for path in segments.iterdir()} == {"whole", "running#1"}
+        assert await store.list("orgs/nobody/segments") == []
+
+    asyncio.run(check())
 
 
 @pytest.mark.parametrize("fault", ["refused", "cut", "failed", "answer_lost"])
