@@ -118,7 +118,8 @@ class _Pull:
                 self.options, self.wire_version, "pull", lambda t: self._make(t, planned)
             )
         except EdgeReplicaError:
-            Sidecar.remove(pending_path(plan.path))
+            if self.end is None or self.end.applied is None:
+                Sidecar.remove(pending_path(plan.path))
             raise
         finally:
             if self.end is not None:

@@ -13,14 +13,17 @@ from tests.helpers_server import Account, ServerProcess
 
 from edgereplica import AsyncReplica, Replica
 from edgereplica.adapters.local_fresh import FreshFile
+from edgereplica.app.replay import FileRecorder
 from edgereplica.app.sample_database import create, scatter_edits
 from edgereplica.events.errors import (
     Conflict,
     FileBusy,
     FileReplaced,
+    LocalFileError,
     NoSharedHistory,
     UnpushedChanges,
 )
+from edgereplica.events.session import Event, VersionApplied
 
 
 @pytest.fixture(scope="module")
@@ -277,6 +280,31 @@ def test_a_commit_just_before_a_file_is_replaced_is_not_lost(
         site.replica("b.db", "pull").pull()
     site.replica("b.db", "pull").pull(force=True)
     assert same_pages(new, old)
+
+
+def test_a_pull_that_fails_behind_its_transaction_is_no_local_change(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its recording could not be written: once the next pull took the new pages for changes."""
+    site.replica("a.db", "push").push()
+    site.replica("b.db", "pull").pull()
+    scatter_edits(site.folder / "a.db", 0.01, 2)
+    site.replica("a.db", "push").push()
+    record = FileRecorder.record
+
+    def full(self: FileRecorder, event: Event, effects: Any) -> None:
+        if isinstance(event, VersionApplied):
+            raise LocalFileError("cannot record: no space left")
+        record(self, event, effects)
+
+    monkeypatch.setattr(FileRecorder, "record", full)
+    with pytest.raises(LocalFileError, match="cannot record"):
+        site.replica("b.db", "pull", record=site.folder / "session.jsonl").pull()
+    monkeypatch.undo()
+    assert same_pages(site.folder / "a.db", site.folder / "b.db")
+    scatter_edits(site.folder / "a.db", 0.01, 3)
+    site.replica("a.db", "push").push()
+    assert site.replica("b.db", "pull").pull().version == 3
 
 
 def test_after_delete_and_vacuum_both_sides_have_shrunk(site: Site) -> None:
