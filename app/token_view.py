@@ -68,7 +68,7 @@ def inspect(untrusted_token: str) -> UnverifiedToken:
         allowed = narrow(purpose, claims, unverified.caveats, now=0)
     except Unauthenticated as error:
         raise InvalidArgument(error.message) from None
-    except (KeyError, ValueError):
+    except (KeyError, ValueError, RecursionError):
         raise InvalidArgument("the token is malformed, or newer than this program") from None
     return UnverifiedToken(
         purpose=purpose,

@@ -41,6 +41,13 @@ def test_what_expired_at_the_beginning_of_time_is_read_all_the_same() -> None:
     assert inspect(attenuate(PULL, ["exp=1"])).exp_unix == 1
 
 
+def test_a_token_that_nests_without_end_is_malformed() -> None:
+    nested = macaroon.UnverifiedMacaroon(b"\x0b" * 300, (), bytes(32)).attenuated([b"exp=1"])
+    with pytest.raises(InvalidArgument, match="malformed"):
+        inspect(nested)
+    assert claimed_database(nested) == ""
+
+
 def test_the_database_that_a_token_is_for() -> None:
     assert claimed_database(PULL) == "db-1"
     assert claimed_database(SESSION) == ""
