@@ -200,11 +200,20 @@ class _Application:
         return header
 
     def _find_schema_pages(self) -> frozenset[int] | None:
-        """The pages that the schema lies in; None where the file is too damaged to tell."""
+        """The pages that the schema lies in; None where the file is too damaged to tell.
+
+        A connection that met a damaged schema here could not mend it any more: so another one does.
+        Nobody else can write meanwhile.
+        """
+        connection = None
         try:
-            return frozenset(page for (page,) in self._connection.execute(_SCHEMA_PAGES))
+            connection = connect(self._path, "ro", busy_timeout_seconds=0)
+            return frozenset(page for (page,) in connection.execute(_SCHEMA_PAGES))
         except SqliteError:
             return None
+        finally:
+            if connection is not None:
+                connection.close()
 
     def _keep_free_pages(self) -> None:
         """Keep the commit from moving pages about, as auto_vacuum=FULL has it.

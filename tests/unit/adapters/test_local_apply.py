@@ -102,6 +102,20 @@ def test_a_version_with_another_schema_and_length(
     app.close()
 
 
+@pytest.mark.parametrize("wal", [True, False], ids=["wal", "rollback"])
+def test_a_damaged_schema_is_mended(tmp_path: Path, wal: bool) -> None:
+    path = build(tmp_path / "a.db", wal=wal)
+    version = pages_by_sqlite(path)
+    with path.open("r+b") as file:
+        file.seek(100)
+        file.write(b"Z" * 2900)
+    apply(path, version, [1])
+    assert masked(pages_by_sqlite(path)) == masked(version)
+    app = open_app(path)
+    assert app.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+    app.close()
+
+
 @pytest.mark.parametrize("order", ["ascending", "descending", "joined"])
 def test_pages_come_in_any_order(tmp_path: Path, order: str) -> None:
     path = build(tmp_path / "a.db")
