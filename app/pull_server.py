@@ -86,12 +86,15 @@ class PullServerEnd:
             return version
         if at == 0 and isinstance(at, int):
             return None
+        if newest is not None and isinstance(at, int) and at > newest:
+            # Whether there is one is not for this token to learn.
+            raise PermissionDenied(f"this token reads versions up to {newest}")
         try:
             version = history.at(at) if isinstance(at, int) else history.at_time(at)
         except NotFound as error:
+            last = history.head_version if newest is None else min(history.head_version, newest)
             raise NotFound(
-                f"{error.message}; this database has versions {history.oldest} to "
-                f"{history.head_version}"
+                f"{error.message}; this database has versions {history.oldest} to {last}"
             ) from error
         if newest is not None and version.version > newest:
             raise PermissionDenied(f"this token reads versions up to {newest}")

@@ -11,7 +11,12 @@ from tests.interop import v1_peer
 
 from edgereplica import Replica
 from edgereplica.app.replica import AsyncReplica
-from edgereplica.events.errors import LimitExceeded, PermissionDenied, Unauthenticated
+from edgereplica.events.errors import (
+    LimitExceeded,
+    NotFound,
+    PermissionDenied,
+    Unauthenticated,
+)
 
 PROTOCOLS = pytest.mark.parametrize("protocol", [1, 2])
 PAGE = b"SQLite format 3\0".ljust(4096, b"x")
@@ -73,6 +78,12 @@ def test_max_version_bounds_what_is_read_and_made(tmp_path: Path) -> None:
         assert result.version == 1
         with pytest.raises(PermissionDenied, match="up to 1"):
             await replica(world, one, narrowed(pull, "max_version=1")).pull(at=2)
+        await replica(world, file, push).push(force=True)
+        for at in (3, 99, 0.5):  # there, not yet, and before all of them
+            with pytest.raises((PermissionDenied, NotFound)) as refused:
+                await replica(world, one, narrowed(pull, "max_version=1")).pull(at=at)
+            assert isinstance(refused.value, NotFound) == isinstance(at, float)
+            assert "3" not in refused.value.message, "what it may not learn of"
         nothing = narrowed(pull, "max_version=0")
         assert (await replica(world, tmp_path / "zero.db", nothing).pull()).version == 0
 
