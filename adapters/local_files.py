@@ -68,6 +68,15 @@ def resolved(path: Path) -> Path:
     return Path(os.path.realpath(path))
 
 
+def followed(path: Path) -> Path:
+    """`path`, or the file it leads to if any part of it is a symbolic link.
+
+    Such a link may be turned to another file while a sync of this one runs.
+    """
+    real = resolved(path)
+    return path if real == path.absolute() else real
+
+
 def identity_of(descriptor: int) -> Identity:
     status = os.fstat(descriptor)
     return status.st_dev, status.st_ino

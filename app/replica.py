@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from ..adapters.local_files import (
+    followed,
     pending_path,
     refuse_shared_process,
     remove_leftovers,
@@ -96,9 +97,11 @@ class AsyncReplica:
 
         from .push_session import push_once  # noqa: PLC0415
 
+        path = followed(self.path)
+
         async def attempt(wire_version: int, ignore_sidecar: bool) -> PushResult:
             return await push_once(
-                self.path,
+                path,
                 self.options,
                 wire_version,
                 force=force,
@@ -107,7 +110,7 @@ class AsyncReplica:
                 ignore_sidecar=ignore_sidecar,
             )
 
-        return await self._locked(attempt)
+        return await self._locked(path, attempt)
 
     async def pull(
         self,
@@ -125,9 +128,11 @@ class AsyncReplica:
 
         from .pull_session import pull_once  # noqa: PLC0415
 
+        path = followed(self.path)
+
         async def attempt(wire_version: int, ignore_sidecar: bool) -> PullResult:
             return await pull_once(
-                self.path,
+                path,
                 self.options,
                 wire_version,
                 force=force,
@@ -137,7 +142,7 @@ class AsyncReplica:
                 ignore_sidecar=ignore_sidecar,
             )
 
-        return await self._locked(attempt)
+        return await self._locked(path, attempt)
 
     async def status(self) -> ReplicaStatus:
         """What push and pull would do. Changes nothing."""
@@ -151,14 +156,14 @@ class AsyncReplica:
 
         return await self._retrying(attempt)
 
-    async def _locked(self, attempt: Attempt[T]) -> T:
-        refuse_shared_process(self.path)
-        with SyncLock(self.path):
-            remove_leftovers(self.path)
-            if sidecar_path(pending_path(self.path)).exists():
+    async def _locked(self, path: Path, attempt: Attempt[T]) -> T:
+        refuse_shared_process(path)
+        with SyncLock(path):
+            remove_leftovers(path)
+            if sidecar_path(pending_path(path)).exists():
                 from .pending import adopt_pending  # noqa: PLC0415
 
-                adopt_pending(self.path, self.options.busy_timeout_seconds)
+                adopt_pending(path, self.options.busy_timeout_seconds)
             return await self._retrying(attempt)
 
     async def _retrying(self, attempt: Attempt[T]) -> T:

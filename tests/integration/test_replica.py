@@ -14,6 +14,7 @@ from tests.helpers_server import Account, ServerProcess
 from edgereplica import AsyncReplica, Replica
 from edgereplica.adapters.local_fresh import FreshFile
 from edgereplica.app.replay import FileRecorder
+from edgereplica.app.results import Progress
 from edgereplica.app.sample_database import create, scatter_edits
 from edgereplica.events.errors import (
     Conflict,
@@ -305,6 +306,33 @@ def test_a_pull_that_fails_behind_its_transaction_is_no_local_change(
     scatter_edits(site.folder / "a.db", 0.01, 3)
     site.replica("a.db", "push").push()
     assert site.replica("b.db", "pull").pull().version == 3
+
+
+@pytest.mark.parametrize("turned", ["link", "folder"])
+def test_a_link_that_is_turned_during_a_push_takes_no_base_along(site: Site, turned: str) -> None:
+    """It once gave the base of the file that was pushed to the other, whose next push was then no
+    conflict, and undid it."""
+    one, two = site.folder / "one" / "a.db", site.folder / "two" / "a.db"
+    for file in (one, two):
+        file.parent.mkdir()
+    (site.folder / "a.db").rename(one)
+    link = site.folder / "current" if turned == "folder" else site.folder / "a.db"
+    name = "current/a.db" if turned == "folder" else "a.db"
+    site.replica("one/a.db", "push").push()
+    site.replica("two/a.db", "pull").pull()
+    scatter_edits(one, 0.01, 2)
+    link.symlink_to(one.parent if turned == "folder" else one)
+
+    def turn(progress: Progress) -> None:
+        if progress.phase == "committing":
+            link.unlink(missing_ok=True)
+            link.symlink_to(two.parent if turned == "folder" else two)
+
+    assert site.replica(name, "push", progress=turn).push().version == 2
+    scatter_edits(two, 0.01, 3)
+    with pytest.raises(Conflict):
+        site.replica("two/a.db", "push").push()
+    assert site.replica("one/a.db", "push").push().outcome == "unchanged"
 
 
 def test_after_delete_and_vacuum_both_sides_have_shrunk(site: Site) -> None:
