@@ -256,11 +256,17 @@ def _begin(connection: sqlite3.Connection) -> None:
         try:
             connection.execute("BEGIN IMMEDIATE")
         except sqlite3.OperationalError as error:
-            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() >= until:
+            if not _is_busy(error) or time.monotonic() >= until:
                 raise
             _NEVER.wait(REPO_BUSY_PAUSE_SECONDS)
         else:
             return
+
+
+def _is_busy(error: sqlite3.OperationalError) -> bool:
+    """Also where another process reads the log anew after one that was killed in the middle of a
+    commit (SQLITE_BUSY_RECOVERY): the kind of an error is its code's low byte."""
+    return error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY
 
 
 def _execute(connection: sqlite3.Connection, statements: Sequence[Statement]) -> int:

@@ -2,8 +2,10 @@
 
 import asyncio
 import sqlite3
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, closing
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,17 @@ from edgereplica.adapters.sqlite_repo import SqliteRepo
 from edgereplica.events.errors import AlreadyExists, StorageError
 
 INSERT = "INSERT INTO things (id) VALUES (?)"
+RECOVERING = """
+import fcntl, os, sys
+index = os.open(sys.argv[1], os.O_RDWR)
+for byte in (120, 122):  # the locks of who writes and of who recovers (walformat.html, 2.3.1)
+    fcntl.lockf(index, fcntl.LOCK_EX, 1, byte)
+headers = os.pread(index, 96, 0)
+os.pwrite(index, bytes(96), 0)
+print(flush=True)
+sys.stdin.readline()
+os.pwrite(index, headers, 0)
+"""
 
 
 @asynccontextmanager
@@ -96,5 +109,47 @@ def test_a_lock_of_another_process_is_asked_for_until_it_is_free(
                 assert await at_once(repo, 1, 2) == [1, 1]
             assert asked == 5
             assert said == ["BEGIN"] * 6 + ["INSERT", "INSERT", "COMMIT"]
+
+    asyncio.run(main())
+
+
+@contextmanager
+def recovering(path: Path) -> Iterator[Callable[[], object]]:
+    """Another process reads the log of `path` anew, until what this yields is called."""
+    with subprocess.Popen(
+        [sys.executable, "-c", RECOVERING, f"{path}-shm"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as other:
+        assert other.stdout is not None
+        other.stdout.readline()
+        try:
+            yield other.communicate
+        finally:
+            other.kill()
+
+
+def test_a_recovery_by_another_process_is_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker was killed in the middle of a commit, and another one reads the log anew."""
+    path = tmp_path / "repo.db"
+
+    async def main() -> None:
+        async with traced(path) as (repo, said):
+            with recovering(path) as end:
+                asked = 0
+
+                def pause(seconds: float) -> None:
+                    nonlocal asked
+                    asked += 1
+                    if asked == 3:
+                        end()
+
+                monkeypatch.setattr(sqlite_repo._NEVER, "wait", pause)
+                assert await at_once(repo, 1) == [1]
+            assert asked == 3
+            assert said[-2:] == ["INSERT", "COMMIT"]
 
     asyncio.run(main())
