@@ -278,8 +278,7 @@ def rebuild(settings: Settings) -> int:
                 raise StorageError("the database is not migrated: `edgereplica admin migrate`")
             return await event_log.rebuild(repo)
 
-    if not place.exists():
-        raise StorageError(f"there is no database in {settings.data_dir}")
+    place.require()
     return asyncio.run(run())
 
 

@@ -87,8 +87,7 @@ def copy(source: Place, target: Place, progress: Progress = lambda _: None) -> C
     """
     if source == target:
         raise InvalidArgument("source and target are the same place")
-    if not source.exists():
-        raise StorageError(f"there is no database in {source.directory}")
+    source.require("--from")
     return asyncio.run(_copy(source, target, progress))
 
 

@@ -60,7 +60,10 @@ def held(data_dir: Path) -> Iterator[int]:
         except OSError as error:
             if error.errno not in {errno.EWOULDBLOCK, errno.EACCES}:
                 raise StorageError(f"{data_dir} cannot be locked: {error.strerror}") from error
-            raise FileBusy(f"another server runs on the data directory {data_dir}") from None
+            raise FileBusy(
+                f"another server runs on the data directory {data_dir}",
+                hint="stop it first, or name another directory",
+            ) from None
         yield lock
     finally:
         os.close(lock)

@@ -127,8 +127,11 @@ def maintain_once(
 ) -> MaintenanceReport:
     """`maintain` on the place of `settings`, whether or not a server runs on it."""
 
+    place = Place.of(settings)
+    place.require()
+
     async def run() -> MaintenanceReport:
-        place, clock = Place.of(settings), SystemClock()
+        clock = SystemClock()
         async with place.repo() as repo:
             store = place.store()
             ids = SystemIds(clock)

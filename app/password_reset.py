@@ -18,8 +18,7 @@ def reset_password(settings: Settings, email: str, new_password: str) -> None:
     `NotFound` without such an account, `InvalidArgument` for a bad password.
     """
     place = Place.of(settings)
-    if not place.exists():
-        raise StorageError(f"there is no database in {settings.data_dir}")
+    place.require()
 
     async def run() -> None:
         passwords = Passwords()

@@ -66,6 +66,14 @@ class Place:
         """Whether there is a repository to open, as far as can be told without opening it."""
         return not self.embedded or data_dir.database_path(self.directory).exists()
 
+    def require(self, option: str = "--data-dir") -> None:
+        """`StorageError` if there is no repository: a mistyped directory is not to be made."""
+        if not self.exists():
+            raise StorageError(
+                f"there is no database in {self.directory}",
+                hint=f"check the path given with {option}",
+            )
+
     def prepare(self) -> None:
         """Make what is missing of a data directory."""
         if self.embedded:

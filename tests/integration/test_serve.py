@@ -17,6 +17,7 @@ from tests.integration.stub_sync import StubSync
 
 from edgereplica.app import bootstrap
 from edgereplica.app.bootstrap import build
+from edgereplica.app.maintenance import maintain_once
 from edgereplica.app.passwords import Passwords
 from edgereplica.app.serve import listen, running_server, url_of
 from edgereplica.app.settings import load_settings
@@ -194,6 +195,9 @@ def test_migrating_and_rebuilding_from_the_command_line(tmp_path: Path) -> None:
 
     with pytest.raises(StorageError, match="no database"):
         bootstrap.rebuild(load_settings(tmp_path / "nothing"))
+    with pytest.raises(StorageError, match="there is no database") as refused:
+        maintain_once(load_settings(tmp_path / "nothing"))
+    assert "--data-dir" in refused.value.details["hint"]
     with pytest.raises(StorageError, match="admin migrate"):
         asyncio.run(start())
     with pytest.raises(StorageError, match="admin migrate"):
