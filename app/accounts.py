@@ -143,7 +143,9 @@ class AccountService:
                 "this account has no password: it logs in with a provider. An administrator of the "
                 "server can give it one (`edgereplica admin reset-password`)"
             )
-        right = await self._passwords.verify(row["password_hash"], old_password)
+        right = await self._passwords.verify(
+            row["password_hash"], old_password[:PASSWORD_CHARS_MAX]
+        )
         if not right or len(old_password) > PASSWORD_CHARS_MAX:
             raise PermissionDenied("the old password is wrong")
         replaced = credential(session.user_id, await self._passwords.hash(new_password))

@@ -152,6 +152,8 @@ COMPACT_MAP_BYTES_IN_MEMORY_MAX: Final = 32 * 1024 * 1024
 
 # Accounts
 EMAIL_CHARS_MAX: Final = 254
+EMAIL_TYPED_CHARS_MAX: Final = 4 * EMAIL_CHARS_MAX
+"""Before it is brought into its one spelling, in which up to four characters become one."""
 PASSWORD_CHARS_MIN: Final = 8
 PASSWORD_CHARS_MAX: Final = 1024
 DATABASE_NAME_CHARS_MAX: Final = 64

@@ -1,8 +1,10 @@
 """Sessions beside what ends them at the same moment, and begun logins beside a flood of them."""
 
 import asyncio
+import unicodedata
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from typing import Literal
 
 import pytest
 
@@ -18,16 +20,19 @@ from edgereplica.app.admin import AdminService, Lifetimes
 from edgereplica.app.history import DatabaseHistory
 from edgereplica.app.oauth import OAuthLogins
 from edgereplica.app.passwords import Passwords
+from edgereplica.app.rate_limits import account_key
 from edgereplica.app.revocations import Revocations
 from edgereplica.app.sessions import Authenticated, Sessions
 from edgereplica.app.tokens import Keyring
 from edgereplica.events.errors import (
     IdentityProviderFailed,
+    InvalidArgument,
     LimitExceeded,
     NotFound,
+    PermissionDenied,
     Unauthenticated,
 )
-from edgereplica.events.limits import OAUTH_LOGIN_KEPT_SECONDS
+from edgereplica.events.limits import OAUTH_LOGIN_KEPT_SECONDS, PASSWORD_CHARS_MAX
 from edgereplica.events.oauth import ProviderIdentity
 
 EMAIL, OLD, NEW = "ann@example.org", "correct horse", "battery staple"
@@ -200,6 +205,39 @@ def test_a_switch_beside_a_revocation_of_everything_opens_nothing() -> None:
         await world.accounts.revoke_all(session)
         switched = await world.accounts.switch_organization(session, session.org_id)
         assert not await world.works(switched)
+
+    run(check)
+
+
+def test_what_is_typed_is_bounded_before_it_is_brought_into_one_spelling(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Sorting accents takes the square of their number: one text of 64 KiB held up everybody."""
+    accents = "a" + "\u0315\u0300" * 10_000
+    longest = 0
+
+    def normalize(form: Literal["NFC", "NFD", "NFKC", "NFKD"], text: str) -> str:
+        nonlocal longest
+        longest = max(longest, len(text))
+        return original(form, text)
+
+    original = unicodedata.normalize
+
+    async def check(world: World) -> None:
+        opened = await world.admin.signup(EMAIL, OLD)
+        session = await world.sessions.verify(opened.session_token)
+        monkeypatch.setattr(unicodedata, "normalize", normalize)
+        account_key(accents)
+        for email, password in ((accents, OLD), (EMAIL, accents), (EMAIL, OLD + accents)):
+            with pytest.raises(Unauthenticated, match="wrong"):
+                await world.admin.login(email, password)
+            with pytest.raises(InvalidArgument):
+                await world.admin.signup(email, password)
+        with pytest.raises(PermissionDenied, match="wrong"):
+            await world.accounts.change_password(session, accents, NEW)
+        with pytest.raises(InvalidArgument):
+            await world.accounts.invite_member(session, accents, "member")
+        assert 0 < longest <= PASSWORD_CHARS_MAX
 
     run(check)
 
