@@ -6,8 +6,8 @@ So all code of this package that opens a database file or its `-shm` closes it t
 `close_descriptor`, which parks the descriptor while a connection to that database is open here.
 
 Names: `FILE-wal`, `FILE-shm`, `FILE-journal` are SQLite's; `FILE-edgereplica` (sidecar),
-`FILE-edgereplica-lock` and, while a sync writes them, `FILE-edgereplica-tmp` and
-`FILE-edgereplica-new` are ours.
+`FILE-edgereplica-lock` and, while a sync writes them, `FILE-edgereplica-tmp`,
+`FILE-edgereplica-kept` and `FILE-edgereplica-new` are ours.
 """
 
 import os
@@ -22,6 +22,8 @@ from .local_errors import local_errors
 
 FILE_TEMPORARY: Final = "-edgereplica-tmp"
 """Behind the name of a database: the whole new file that a pull writes."""
+COPY_TEMPORARY: Final = "-edgereplica-kept"
+"""Behind the name of a database: the copy of it that a forced pull keeps, until it is whole."""
 SIDECAR_TEMPORARY: Final = "-edgereplica-new"
 
 Identity = tuple[int, int]
@@ -56,6 +58,7 @@ def remove_leftovers(path: Path) -> None:
     """
     for leftover in (
         sibling(resolved(path), FILE_TEMPORARY),
+        sibling(resolved(path), COPY_TEMPORARY),
         sibling(resolved(path), SIDECAR_TEMPORARY),
         sibling(pending_path(path), SIDECAR_TEMPORARY),
     ):

@@ -26,6 +26,7 @@ from ..events.pages import lock_byte_page
 from .local_connection import Connection, SqliteError, connect, sqlite_errors
 from .local_errors import local_errors
 from .local_files import (
+    COPY_TEMPORARY,
     FILE_TEMPORARY,
     close_descriptor,
     connection_closed,
@@ -65,6 +66,8 @@ class FreshFile:
         self.page_size = page_size
         self.page_count = page_count
         self._temporary = sibling(self.path, FILE_TEMPORARY)
+        if like is not None:  # named for that file, whose next sync removes what is left of it
+            self._temporary = self.path.with_name(like.name + COPY_TEMPORARY)
         self._descriptor = -1
         if not self.path.exists():
             refuse_stale_journals(self.path)

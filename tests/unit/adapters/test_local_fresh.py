@@ -10,6 +10,7 @@ import pytest
 from tests.helpers_local import build, line, masked, pages_by_sqlite, python
 
 from edgereplica.adapters import local_fresh
+from edgereplica.adapters.local_files import remove_leftovers
 from edgereplica.adapters.local_fresh import FreshFile
 from edgereplica.adapters.local_state import unchanged
 from edgereplica.events.errors import (
@@ -86,11 +87,22 @@ def test_a_copy_is_for_those_who_may_read_the_file(
     original = build(path.with_name("original.db"))
     original.chmod(mode)
     copy = FreshFile(path, 4096, len(version), like=original)
-    (temporary,) = (f for f in path.parent.iterdir() if f.name.endswith("-edgereplica-tmp"))
+    (temporary,) = (f for f in path.parent.iterdir() if f.name.endswith("-edgereplica-kept"))
     assert temporary.stat().st_mode & 0o777 == mode
     copy.write(1, b"".join(version))
     copy.install()
     assert path.stat().st_mode & 0o777 == mode
+
+
+def test_a_copy_of_a_pull_that_was_killed_is_removed_by_the_next_sync(
+    path: Path, version: list[bytes]
+) -> None:
+    build(path)
+    killed = FreshFile(path.with_name("a.db.backup"), 4096, len(version), like=path)
+    assert names(path) == ["a.db", "a.db-edgereplica-kept"]
+    remove_leftovers(path)
+    assert names(path) == ["a.db"]
+    killed.abandon()
 
 
 def test_abandoned(path: Path, version: list[bytes]) -> None:
