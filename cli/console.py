@@ -11,6 +11,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
+from types import MappingProxyType
 from typing import Any, TextIO
 
 from ..events.errors import EdgeReplicaError
@@ -73,12 +74,16 @@ def note(text: str) -> None:
         sys.stderr.flush()
 
 
+def note_error(code: str, message: str, details: Mapping[str, Any] = MappingProxyType({})) -> None:
+    """An error as `--json` has it."""
+    content = {"code": code, "message": message, "details": jsonable(details)}
+    note(json.dumps({"error": content}))
+
+
 def report(error: EdgeReplicaError, *, as_json: bool) -> int:
     """Say `error` on standard error; the exit code."""
     if as_json:
-        details = jsonable(error.details)
-        content = {"code": error.code, "message": error.message, "details": details}
-        note(json.dumps({"error": content}))
+        note_error(error.code, error.message, error.details)
         return error.exit_code
     note(f"error: {error.message}")
     hint = error.details.get("hint") or _HINTS.get(error.code)

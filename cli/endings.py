@@ -10,7 +10,15 @@ from contextlib import contextmanager
 from typing import Any
 
 from ..events.errors import EdgeReplicaError
-from .console import EXIT_INTERRUPTED, EXIT_OUTPUT_CLOSED, Interrupted, OutputClosed, note, report
+from .console import (
+    EXIT_INTERRUPTED,
+    EXIT_OUTPUT_CLOSED,
+    Interrupted,
+    OutputClosed,
+    note,
+    note_error,
+    report,
+)
 
 
 @contextmanager
@@ -32,7 +40,10 @@ def exit_code_of(command: Callable[[], Any], *, as_json: bool) -> int:
     except EdgeReplicaError as error:
         return report(error, as_json=as_json)
     except Interrupted as interruption:
-        note(str(interruption))
+        if as_json:
+            note_error("interrupted", str(interruption))
+        else:
+            note(str(interruption))
         return EXIT_INTERRUPTED
     except (OutputClosed, BrokenPipeError):
         _discard_output()

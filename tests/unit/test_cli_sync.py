@@ -436,6 +436,10 @@ def test_ctrl_c_in_words_that_are_true(
     assert result.exit_code == 130
     assert result.stderr.startswith("interrupted: ")
     assert words in result.stderr
+    as_json = run(environment, command, "--db", "a.db", "--token", "t", "--json")
+    error = json.loads(as_json.stderr)["error"]
+    assert (as_json.exit_code, as_json.stdout, error["code"]) == (130, "", "interrupted")
+    assert words in error["message"]
 
 
 def test_without_a_terminal_only_retries_are_seen(
