@@ -15,9 +15,10 @@ as a whole (`local_fresh`), which is refused while another process has it open.
 
 A live connection notices a new schema by the schema cookie alone, and would go on with the old one
 in pages that are other tables' by now. Along one history cookies grow; but an older version, or one
-of a history that parted, may have a smaller cookie or the same. So the file's cookie never goes
-back, and never stays while the schema changes: it then is one more than it was, as SQLite's own
-backup does it, and not the version's. Page 1 is compared without it (`hashing`).
+of a history that parted, may have a smaller cookie or the same. So where another process may have
+the file open, its cookie does not go back, and does not stay while the schema changes: it then is
+one more than it was, as SQLite's own backup does it, and not the version's. Page 1 is compared
+without it (`hashing`). Where nobody has it open, the file is the version, byte for byte.
 """
 
 import os
@@ -40,7 +41,7 @@ from .local_files import (
 )
 from .local_fresh import FreshFile
 from .local_header import HEADER_BYTES, Header, parse_header
-from .local_holders import locking_pid
+from .local_holders import locking_pid, may_be_open_elsewhere
 from .local_snapshot import LocalSnapshot
 from .local_state import UNKNOWN, FileState, make_state, read_header
 from .ports import Buffer
@@ -276,8 +277,11 @@ class _Application:
         ahead = (_number(new[_COOKIE_AT]) - _number(before)) % _COOKIES
         if ahead == 0 and not self._schema_differs(held, new):
             return None
-        if held is not None and not 0 < ahead < _COOKIES // 2:
+        parted = held is not None and not 0 < ahead < _COOKIES // 2
+        if parted and may_be_open_elsewhere(self._path):
             ahead = 1
+        if ahead == 0:
+            return None
         cookie = (_number(before) + ahead) % _COOKIES
         return cookie - _COOKIES if cookie >= _COOKIES // 2 else cookie
 

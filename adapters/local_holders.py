@@ -1,4 +1,4 @@
-"""Who else has a local database open, so that a refusal can name them.
+"""Who else has a local database open, so that a refusal can name them, and a pull knows of them.
 
 Two sources: the kernel's lock table as `fcntl(F_GETLK)` tells it (exact, any user's process), and
 `/proc/*/fd` (idle connections in rollback mode hold no lock; readable for one's own processes, for
@@ -25,6 +25,7 @@ from .local_files import (
 _PENDING_BYTE: Final = 0x4000_0000  # os_unix.c: PENDING, RESERVED, then 510 SHARED bytes
 _LOCK_BYTES: Final = 512
 _WAL_WRITE_LOCK_BYTE: Final = 120  # of the -shm file; fileformat2 §4, walformat §2.3.1
+_WAL_LOCK_BYTES: Final = 9  # with the last of them, each connection says that it is there
 _PROC: Final = Path("/proc")
 _HOLDERS_NAMED_MAX: Final = 5
 
@@ -73,7 +74,7 @@ def describe_holders(path: Path) -> str:
     try:
         with database_descriptor(path) as descriptor:
             identity = identity_of(descriptor)
-            lockers = [_wal_writer(path, identity), locking_pid(descriptor)]
+            lockers = [_index_locking_pid(path, identity, 1), locking_pid(descriptor)]
     except (OSError, LocalFileError):
         return ""
     pids = dict.fromkeys([*lockers, *opening_pids(identity)])
@@ -82,13 +83,31 @@ def describe_holders(path: Path) -> str:
     return ", ".join(named[:_HOLDERS_NAMED_MAX]) + (f" and {rest} more" if rest > 0 else "")
 
 
-def _wal_writer(path: Path, identity: Identity) -> int:
+def may_be_open_elsewhere(path: Path) -> bool:
+    """Whether another process may have the database at `path` open; True where nobody can say.
+
+    Not seen are idle connections to a file with a rollback journal from other containers and
+    machines, and those of other users.
+    """
+    if not (_PROC / "self" / "fd").is_dir():
+        return True
+    with database_descriptor(path) as descriptor:
+        identity = identity_of(descriptor)
+        return bool(
+            locking_pid(descriptor)
+            or _index_locking_pid(path, identity, _WAL_LOCK_BYTES)
+            or opening_pids(identity)
+        )
+
+
+def _index_locking_pid(path: Path, identity: Identity, locks: int) -> int:
+    """As `locking_pid`, for the first `locks` locks of the log's index."""
     try:
         index = os.open(sibling(path, "-shm"), os.O_RDONLY | os.O_CLOEXEC)
     except OSError:  # not in WAL mode
         return 0
     try:
-        return locking_pid(index, _WAL_WRITE_LOCK_BYTE, 1)
+        return locking_pid(index, _WAL_WRITE_LOCK_BYTE, locks)
     finally:
         close_descriptor(index, identity)
 

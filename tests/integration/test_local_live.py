@@ -259,6 +259,26 @@ def test_a_live_connection_sees_what_became_of_an_older_schema(tmp_path: Path) -
         assert line(holder) == "no such table: mine"
 
 
+@pytest.mark.parametrize("wal", [True, False], ids=["wal", "rollback"])
+def test_a_file_that_nobody_has_open_gets_the_version_s_own_cookie(
+    tmp_path: Path, wal: bool
+) -> None:
+    """An older one, and that of another schema that is the file's own already."""
+    path = build(tmp_path / "a.db", wal=wal)
+    versions = [pages_by_sqlite(path)]
+    for table in ("mine", "theirs"):
+        other = build(tmp_path / f"{table}.db", wal=wal)
+        app = open_app(other)
+        app.execute(f"CREATE TABLE {table}(a)")
+        app.close()
+        versions.append(pages_by_sqlite(other))
+    assert versions[1][0][40:44] == versions[2][0][40:44] != versions[0][0][40:44]
+    for version in (versions[1], versions[2], versions[0]):
+        apply(path, version)
+        assert pages_by_sqlite(path)[0][40:44] == version[0][40:44]
+        assert masked(pages_by_sqlite(path)) == masked(version)
+
+
 @pytest.mark.parametrize("newer_schema", [True, False])
 def test_along_one_history_a_file_has_the_cookies_of_its_versions(
     tmp_path: Path, newer_schema: bool
