@@ -17,7 +17,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
-from ..events.errors import FileBusy, LocalFileError, NotADatabase
+from ..events.errors import LocalFileError, NotADatabase
 from .local_errors import local_errors
 
 FILE_TEMPORARY: Final = "-edgereplica-tmp"
@@ -98,28 +98,25 @@ def open_database(path: Path) -> int:
         return descriptor
 
 
-def refuse_shared_process(path: Path) -> None:
-    """Refuse a database that other code of this very process has open.
+def is_open_here(path: Path) -> bool:
+    """Whether other code of this very process has the file at `path` open.
 
     That code's locks would be dropped unseen as soon as a descriptor of this package, or of its
     SQLite library, is closed. Then another process, taking itself for the last one, removes the log
     that an application still writes to (sqlite.org/howtocorrupt.html §2.2.1). Other libraries and
     idle connections cannot be told from harmless ones, so that every foreign descriptor counts.
     """
-    with local_errors(path), suppress(FileNotFoundError):
-        status = path.stat()
+    with local_errors(path):
+        try:
+            status = path.stat()
+        except FileNotFoundError:
+            return False
         with _guard:
             ours = (status.st_dev, status.st_ino) in _connections
-            if not ours and _is_open_elsewhere(status):
-                raise FileBusy(
-                    f"{path} is open in this very process, whose locks on it would be lost",
-                    path=str(path),
-                    hint="close that connection first, or sync in a process of its own, as "
-                    "`edgereplica sync` is",
-                )
+            return not ours and _is_held_here(status)
 
 
-def _is_open_elsewhere(status: os.stat_result) -> bool:
+def _is_held_here(status: os.stat_result) -> bool:
     for entry in Path("/dev/fd").iterdir():
         if int(entry.name) not in _open:
             with suppress(OSError):  # that of the listing itself is closed by now

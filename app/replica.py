@@ -10,8 +10,7 @@
 `AsyncReplica` has the same methods as coroutines. Push and pull hold the file's sync lock, so that
 two syncs of one file never run at once. Every call ends in a typed result or an error of
 `events.errors`; file and server are then either as they were or wholly at the new version. A file
-that other code of the same process has open is refused (`FileBusy`): POSIX locks belong to a
-process, and that code would lose its own.
+that other code of the same process has open is synced in a process of its own (`own_process`).
 
 This module retries; what one attempt is, is said in `push_session` and `pull_session`. Each is
 imported by the method that needs it: a command's start-up is most of a small sync's time.
@@ -22,12 +21,12 @@ import random
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..adapters.local_files import (
     followed,
+    is_open_here,
     pending_path,
-    refuse_shared_process,
     remove_leftovers,
     sidecar_path,
 )
@@ -40,6 +39,9 @@ from .client_session import OldServer, Options, check_options
 from .compression import CompressMode
 from .local_content import StaleSidecar
 from .results import Progress, ProgressHook, PullResult, PushResult, ReplicaStatus
+
+if TYPE_CHECKING:
+    from .own_process import Method
 
 T = TypeVar("T")
 Attempt = Callable[[int, bool], Awaitable[T]]
@@ -98,6 +100,9 @@ class AsyncReplica:
         from .push_session import push_once  # noqa: PLC0415
 
         path = followed(self.path)
+        if self._is_shared(path):
+            choices = {"force": force, "message": message, "dry_run": dry_run}
+            return await self._apart(path, "push", choices, PushResult)
 
         async def attempt(wire_version: int, ignore_sidecar: bool) -> PushResult:
             return await push_once(
@@ -129,6 +134,9 @@ class AsyncReplica:
         from .pull_session import pull_once  # noqa: PLC0415
 
         path = followed(self.path)
+        if self._is_shared(path):
+            choices = {"force": force, "backup": backup, "at": at, "dry_run": dry_run}
+            return await self._apart(path, "pull", choices, PullResult)
 
         async def attempt(wire_version: int, ignore_sidecar: bool) -> PullResult:
             return await pull_once(
@@ -149,15 +157,26 @@ class AsyncReplica:
 
         from .status import read_status  # noqa: PLC0415
 
-        refuse_shared_process(self.path)
+        if self._is_shared(self.path):
+            return await self._apart(self.path, "status", {}, ReplicaStatus)
 
         async def attempt(wire_version: int, ignore_sidecar: bool) -> ReplicaStatus:
             return await read_status(self.path, self.options)
 
         return await self._retrying(attempt)
 
+    def _is_shared(self, path: Path) -> bool:
+        """A wire of the caller's own does not leave this process; nor do its connections then."""
+        return self.options.connector is None and is_open_here(path)
+
+    async def _apart(
+        self, path: Path, method: "Method", choices: dict[str, Any], kind: type[T]
+    ) -> T:
+        from .own_process import sync_in_own_process  # noqa: PLC0415
+
+        return await sync_in_own_process(path, self.options, method, choices, kind)
+
     async def _locked(self, path: Path, attempt: Attempt[T]) -> T:
-        refuse_shared_process(path)
         with SyncLock(path):
             remove_leftovers(path)
             if sidecar_path(pending_path(path)).exists():

@@ -18,7 +18,6 @@ from edgereplica.app.results import Progress
 from edgereplica.app.sample_database import create, scatter_edits
 from edgereplica.events.errors import (
     Conflict,
-    FileBusy,
     FileReplaced,
     LocalFileError,
     NoSharedHistory,
@@ -214,31 +213,6 @@ def test_another_page_size_is_a_full_replacement(site: Site, page_size: int) -> 
     assert site.replica("p.db", "push").push().version == 2
     assert site.replica("q.db", "pull").pull().page_size == page_size
     assert same_pages(path, site.folder / "q.db")
-
-
-@pytest.mark.parametrize("name", ["push", "pull", "status"])
-def test_a_process_that_has_the_file_open_keeps_its_log(site: Site, name: str) -> None:
-    """Its locks were dropped: the next process that closed the file removed the log under it."""
-    path = site.folder / "a.db"
-    site.replica("a.db", "push").push()
-    replica = site.replica("a.db", "push" if name == "push" else "pull")
-    code = """
-import sqlite3, sys
-app = sqlite3.connect(sys.argv[1])
-print(app.execute("SELECT a FROM t").fetchall())
-app.close()
-"""
-    with closing(sqlite3.connect(path, isolation_level=None)) as app:
-        app.execute("PRAGMA journal_mode=WAL")
-        app.execute("CREATE TABLE t(a)")
-        with pytest.raises(FileBusy, match="open in this very process"):
-            getattr(replica, name)()
-        for count in range(1, 3):
-            app.execute("INSERT INTO t VALUES (?)", (count,))
-            with python(code, path) as other:
-                assert line(other) == str([(n,) for n in range(1, count + 1)])
-                other.wait()
-    getattr(replica, name)(**({"force": True} if name == "pull" else {}))
 
 
 COMMIT_AND_CLOSE = """
