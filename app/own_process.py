@@ -2,7 +2,7 @@
 
 POSIX locks belong to a process: whatever descriptor of a file it closes, it drops the locks of
 every connection that it has to it (sqlite.org/howtocorrupt.html §2.2.1), also those of an
-application that calls `Replica`. A process of its own has locks of its own. It ends with its caller.
+application that calls `Replica`. A process of its own has its own locks. It ends with its caller.
 
 It is `python -m edgereplica.app.own_process`, and speaks JSON lines: on standard input a `Job`,
 then a token for each that it asks for; on standard output what it has to say, a `Said` each. The
