@@ -169,10 +169,15 @@ class FreshFile:
             return self.path.is_file() and self.path.stat().st_size == 0
 
     def _make_durable(self) -> FileState:
-        """Sync the file, dated so that every write of somebody else will change its date."""
+        """Sync the file, dated so that every write of somebody else will change its date.
+
+        And the folder: a journal that was removed there, when the old file left WAL mode, would be
+        played into the new file, if a power loss brought it back beside the new name.
+        """
         with local_errors(self._temporary):
             settle(self._descriptor)
             os.fsync(self._descriptor)
+            sync_directory(self.path.parent)
             header = read_header(self.path, self._descriptor)
             return make_state(os.fstat(self._descriptor), header, page_count=self.page_count)
 

@@ -9,20 +9,24 @@ from random import Random
 import pytest
 from proof.torture.client import start_sync
 from proof.torture.syscalls import Note, Recorder
-from proof.torture.world import Server, World
+from proof.torture.world import Server, World, resize
 
 
 @pytest.fixture
 def recorded(tmp_path: Path, request: pytest.FixtureRequest) -> list[Note]:
-    """The calls of a pull into a file in the journal mode that the test names."""
+    """The calls of a pull into a file in the journal mode that the test names, perhaps of another
+    page size."""
+    mode, resized = request.param
     with Server(tmp_path / "data") as server:
         world = World(tmp_path, server, Random(1), rows=50)
         path = tmp_path / "replica" / "replica.db"
         path.parent.mkdir()
         asyncio.run(world.replica(path, "pull").pull())
         with closing(sqlite3.connect(path)) as app:
-            app.execute(f"PRAGMA journal_mode = {request.param}")
+            app.execute(f"PRAGMA journal_mode = {mode}")
         world.edit()
+        if resized:
+            resize(world.origin)
         world.push()
         recorder = Recorder(path.parent)
         sync = start_sync("pull", path, server.base, world.tokens["pull"], held=True)
@@ -38,7 +42,7 @@ def steps(notes: list[Note]) -> list[str]:
     return [" ".join(filter(None, (note.what, note.to or note.path))) for note in notes]
 
 
-@pytest.mark.parametrize("recorded", ["delete"], indirect=True)
+@pytest.mark.parametrize("recorded", [("delete", False)], indirect=True)
 def test_the_journal_is_gone_for_good_before_the_sidecar_names_the_version(
     recorded: list[Note],
 ) -> None:
@@ -50,7 +54,20 @@ def test_the_journal_is_gone_for_good_before_the_sidecar_names_the_version(
     assert "sync_directory" in found[removed:named]
 
 
-@pytest.mark.parametrize("recorded", ["delete", "wal"], indirect=True)
+@pytest.mark.parametrize("recorded", [("wal", True)], indirect=True)
+def test_the_journal_is_gone_for_good_before_another_file_has_its_name(
+    recorded: list[Note],
+) -> None:
+    """That of leaving WAL mode: a power loss could bring it back, and it was played into the new
+    file, which was then neither the old nor the new version."""
+    found = steps(recorded)
+    removed = found.index("unlink replica.db-journal")
+    named = found.index("rename replica.db")
+    assert removed < named
+    assert "sync_directory" in found[removed:named]
+
+
+@pytest.mark.parametrize("recorded", [("delete", False), ("wal", False)], indirect=True)
 def test_what_a_pull_is_about_to_install_is_written_down_for_good_before(
     recorded: list[Note],
 ) -> None:
