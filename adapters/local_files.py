@@ -51,6 +51,11 @@ def pending_path(path: Path) -> Path:
     return sibling(resolved(path), "-pulled")
 
 
+def pushed_path(path: Path) -> Path:
+    """The name whose sidecar is that of a push of `path` of which nobody has heard the end."""
+    return sibling(resolved(path), "-pushed")
+
+
 def remove_leftovers(path: Path) -> None:
     """Remove what a sync of `path` that was killed had begun to write aside.
 
@@ -61,6 +66,7 @@ def remove_leftovers(path: Path) -> None:
         sibling(resolved(path), COPY_TEMPORARY),
         sibling(resolved(path), SIDECAR_TEMPORARY),
         sibling(pending_path(path), SIDECAR_TEMPORARY),
+        sibling(pushed_path(path), SIDECAR_TEMPORARY),
     ):
         with local_errors(leftover):
             leftover.unlink(missing_ok=True)

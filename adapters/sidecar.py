@@ -180,6 +180,13 @@ class Sidecar(msgspec.Struct):
         _install(path, (prefix, packed, hashes, fingerprints), durable)
 
     @staticmethod
+    def move(path: Path, to: Path) -> None:
+        """Make the sidecar of the database at `path` that of the one at `to`."""
+        sidecar = sidecar_path(path)
+        with local_errors(sidecar):
+            sidecar.replace(sidecar_path(to))
+
+    @staticmethod
     def remove(path: Path) -> None:
         """Forget the sync of the database at `path`; nothing happens if there is none."""
         sidecar = sidecar_path(path)

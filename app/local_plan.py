@@ -59,7 +59,8 @@ class LocalPlan(msgspec.Struct, eq=False):
 
     `base` is what the sidecar says was last synced (None: never, or not with this file's
     content). `content` is None if there is no file, or an empty one. `changed` says whether the
-    content differs from the base's; True where there is no base.
+    content differs from the base's; True where there is no base. `remembered` is whose sidecar the
+    base is, if not the file's own.
     """
 
     path: Path
@@ -70,6 +71,7 @@ class LocalPlan(msgspec.Struct, eq=False):
     prints: Fingerprints | None
     changed: bool
     snapshot: LocalSnapshot | None = None
+    remembered: Path | None = None
 
     @property
     def page_size(self) -> int:
@@ -103,7 +105,7 @@ class LocalPlan(msgspec.Struct, eq=False):
 
         `StaleSidecar` if its arrays are not what its header says.
         """
-        sidecar = Sidecar.load(self.path)
+        sidecar = Sidecar.load(self.remembered or self.path)
         if sidecar is None or sidecar.header != self.base:
             raise StaleSidecar(f"the sidecar of {self.path} is damaged")
         self.prints = Fingerprints(self.page_size, sidecar.fingerprints, sidecar.header.seed)
@@ -148,14 +150,17 @@ def open_plan(
     busy_timeout_seconds: float,
     checksum: bool = False,
     ignore_sidecar: bool = False,
+    remembered: Path | None = None,
 ) -> Iterator[LocalPlan]:
     """The plan for an existing file; its snapshot is open until the block ends."""
-    header = None if ignore_sidecar else Sidecar.load_header(path)
+    remembered = remembered or path
+    header = None if ignore_sidecar else Sidecar.load_header(remembered)
     if header is not None and not checksum and unchanged(path, header.state):
-        yield _unchanged_plan(path, header)
+        yield _unchanged_plan(path, header, remembered)
         return
     with _settled_snapshot(path, busy_timeout_seconds) as snapshot:
-        yield _read_plan(path, snapshot, header, checksum)
+        sidecar = None if header is None else Sidecar.load(remembered)
+        yield _read_plan(path, snapshot, sidecar, checksum)
 
 
 def _settled_snapshot(path: Path, busy_timeout_seconds: float) -> LocalSnapshot:
@@ -173,9 +178,10 @@ def _settled_snapshot(path: Path, busy_timeout_seconds: float) -> LocalSnapshot:
     return LocalSnapshot.open(path, busy_timeout_seconds=busy_timeout_seconds)
 
 
-def _unchanged_plan(path: Path, header: SidecarHeader) -> LocalPlan:
+def _unchanged_plan(path: Path, header: SidecarHeader, remembered: Path) -> LocalPlan:
     """Nothing of the file is read; the sidecar's arrays only if they are asked for."""
     plan = LocalPlan(path, True, header, None, header.state, None, changed=False)
+    plan.remembered = remembered
     plan.content = LocalContent(
         None, header.page_size, header.page_count, digests=plan.load_sidecar, changed=()
     )
@@ -183,9 +189,8 @@ def _unchanged_plan(path: Path, header: SidecarHeader) -> LocalPlan:
 
 
 def _read_plan(
-    path: Path, snapshot: LocalSnapshot, header: SidecarHeader | None, checksum: bool
+    path: Path, snapshot: LocalSnapshot, sidecar: Sidecar | None, checksum: bool
 ) -> LocalPlan:
-    sidecar = Sidecar.load(path) if header is not None else None
     if sidecar is None or sidecar.header.page_size != snapshot.page_size:
         none_yet = bytearray(snapshot.page_count * FINGERPRINT_BYTES)
         prints = Fingerprints(snapshot.page_size, none_yet)

@@ -31,6 +31,7 @@ from .local_plan import Fingerprints, LocalPlan, empty_plan, open_plan
 from .pull_client import PullClientEnd
 from .remember import save_sidecar
 from .results import Progress, PullResult
+from .unheard import forget_unheard
 
 
 async def pull_once(
@@ -230,6 +231,7 @@ class _Pull:
         if plan.content is not None and plan.changed and self.force and self.backup:
             self.backup_path = _backup(plan)
         plan.close_snapshot()
+        forget_unheard(plan.path)
         # Should this process be killed before it remembers what it installs (`pending`).
         self._save_sidecar(pending_path(plan.path), plan.state or NO_STATE)
 
@@ -308,6 +310,7 @@ class _Pull:
         assert reply is not None
         if plan.content is None or plan.state is None:
             return
+        forget_unheard(plan.path)
         if plan.is_remembered_as(reply.head, self.options.database_of(reply)):
             return
         save_sidecar(

@@ -21,15 +21,20 @@ class PushClientEnd:
     """Performs the effects of `ClientPush` on `content`.
 
     `pages_requested`, `pages_sent` and `pages_announced` count; `on_step` is called when one of
-    them moved, and before `complete` is said.
+    them moved, and before `complete` is said; `before_complete` then, too.
     """
 
     def __init__(
-        self, content: LocalContent, compressor: Compressor, on_step: Callable[[], None]
+        self,
+        content: LocalContent,
+        compressor: Compressor,
+        on_step: Callable[[], None],
+        before_complete: Callable[[], None] = lambda: None,
     ) -> None:
         self._content = content
         self._compressor = compressor
         self._on_step = on_step
+        self._before_complete = before_complete
         self._drill = DrillDown(content)
         self.drilled = False
         self._windows: Iterator[WindowHashed] | None = None
@@ -87,6 +92,7 @@ class PushClientEnd:
 
     async def check_source(self, effect: CheckSource) -> None:
         self._content.check_source()
+        self._before_complete()
         self._on_step()
 
     async def count(self, effect: CountPages) -> None:

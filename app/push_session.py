@@ -1,11 +1,15 @@
 """One attempt to push: plan, run the machine, remember what was synced."""
 
 import time
+from contextlib import suppress
 from operator import index
 from pathlib import Path
 from typing import Literal
 
-from ..events.errors import Conflict, InvalidArgument, Unimplemented
+from ..adapters.local_files import pushed_path
+from ..adapters.local_state import FileState
+from ..adapters.sidecar import Sidecar
+from ..events.errors import Conflict, InvalidArgument, LocalFileError, Unimplemented
 from ..events.pages import Runs, check_runs, count_pages
 from ..events.session import Event, PushPlanned
 from ..events.wire import V1
@@ -19,6 +23,7 @@ from .local_plan import LocalPlan, open_plan
 from .push_client import PushClientEnd
 from .remember import save_sidecar
 from .results import Progress, PushResult
+from .unheard import forget_unheard
 
 _TABLES_SAID_MAX = 8
 
@@ -71,6 +76,8 @@ class _Push:
         self.end: PushClientEnd | None = None
         self.machine: ClientPush | None = None
         self.transport: ClientTransport | None = None
+        self.noted: int | None = None
+        """The version that is written down as the one to be (`unheard`)."""
         self.started = time.monotonic()
 
     async def run(self, force: bool, message: str, started: float) -> PushResult:
@@ -91,6 +98,7 @@ class _Push:
                 self.options, self.wire_version, "push", lambda t: self._make(t, planned)
             )
         except Conflict as conflict:
+            forget_unheard(plan.path)
             self._check_sidecar()
             if self.dry_run:
                 return self._would_conflict(conflict, started)
@@ -106,7 +114,7 @@ class _Push:
             loopback=self.options.on_loopback,
             blocked_share=lambda: transport.blocked_seconds / max(1e-9, time.monotonic() - since),
         )
-        self.end = PushClientEnd(self.content, compressor, self._tell)
+        self.end = PushClientEnd(self.content, compressor, self._tell, self._note)
         self.machine = ClientPush(self.wire_version)
         return self.machine, self.end, planned
 
@@ -189,22 +197,40 @@ class _Push:
             "unchanged" if done is None else "pushed", version, reply.head, started, False
         )
 
+    def _note(self) -> None:
+        """Should nobody hear of the commit: what it makes the head is written down before."""
+        assert self.machine is not None
+        reply, state = self.machine.reply, self.plan.state
+        if self.wire_version == V1 or reply is None or state is None:
+            return
+        version = (reply.head or 0) + 1
+        # Without it the push is as good, and a conflict at worst the next one.
+        with suppress(LocalFileError):
+            self._save(pushed_path(self.plan.path), version, self.options.database_of(reply), state)
+            self.noted = version
+
     def _remember(self, version: int | None, database: str) -> None:
         """Write the sidecar, unless it says all of this already."""
         plan = self.plan
         assert plan.state is not None
-        if plan.is_remembered_as(version, database):
+        if self.noted is not None and version == self.noted:
+            Sidecar.move(pushed_path(plan.path), plan.path)
             return
+        forget_unheard(plan.path)
+        if not plan.is_remembered_as(version, database):
+            self._save(plan.path, version, database, plan.state)
+
+    def _save(self, path: Path, version: int | None, database: str, state: FileState) -> None:
         save_sidecar(
-            plan.path,
+            path,
             server=self.options.server,
             database=database,
             version=version,
-            page_size=plan.page_size,
-            page_count=plan.page_count,
-            state=plan.state,
+            page_size=self.plan.page_size,
+            page_count=self.plan.page_count,
+            state=state,
             digests=self.content.digests,
-            prints=plan.load_prints(),
+            prints=self.plan.load_prints(),
         )
 
     def _result(

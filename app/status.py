@@ -5,6 +5,7 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Literal
 
+from ..adapters.local_files import pushed_path
 from ..events.messages import HelloReply
 from ..events.pages import count_pages
 from ..events.session import PullPlanned
@@ -14,6 +15,7 @@ from .client_session import ClientTransport, Options, run_session
 from .local_plan import LocalPlan, empty_plan, open_plan
 from .pull_client import PullClientEnd
 from .results import ReplicaStatus
+from .unheard import is_unheard_head
 
 
 async def read_status(path: Path, options: Options) -> ReplicaStatus:
@@ -21,15 +23,23 @@ async def read_status(path: Path, options: Options) -> ReplicaStatus:
     started = time.monotonic()
     with _plan(path, options) as plan:
         reply = await _ask_for_head(plan, options)
+        if not is_unheard_head(path, reply):
+            return _compare(plan, reply, time.monotonic() - started)
+    with _plan(path, options, pushed_path(path)) as plan:
         return _compare(plan, reply, time.monotonic() - started)
 
 
-def _plan(path: Path, options: Options) -> AbstractContextManager[LocalPlan]:
+def _plan(
+    path: Path, options: Options, remembered: Path | None = None
+) -> AbstractContextManager[LocalPlan]:
     """The plan for the file: also for an empty one, which a push takes for a version."""
     if not path.exists():
         return nullcontext(empty_plan(path))
     return open_plan(
-        path, busy_timeout_seconds=options.busy_timeout_seconds, checksum=options.checksum
+        path,
+        busy_timeout_seconds=options.busy_timeout_seconds,
+        checksum=options.checksum,
+        remembered=remembered,
     )
 
 

@@ -13,6 +13,7 @@ from tests.helpers_server import Account, ServerProcess
 
 from edgereplica import AsyncReplica, Replica
 from edgereplica.adapters.local_fresh import FreshFile
+from edgereplica.adapters.websocket_client import WebSocketTransport
 from edgereplica.app.replay import FileRecorder
 from edgereplica.app.results import Progress
 from edgereplica.app.sample_database import create, scatter_edits
@@ -20,6 +21,7 @@ from edgereplica.events.errors import (
     Conflict,
     FileReplaced,
     LocalFileError,
+    NetworkError,
     NoSharedHistory,
     UnpushedChanges,
 )
@@ -385,3 +387,42 @@ def test_the_asynchronous_api(site: Site) -> None:
     replica = AsyncReplica(site.folder / "b.db", server=site.base, token=site._tokens["pull"])
     assert asyncio.run(_pull(replica)) == "pulled"
     assert asyncio.run(_pull(replica)) == "unchanged"
+
+
+def test_a_push_whose_answer_is_lost_is_known_by_the_next_though_the_file_goes_on(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The application writes before the push is tried again: it conflicted with itself."""
+    path = site.folder / "a.db"
+    site.replica("a.db", "push").push()
+    real = WebSocketTransport.receive
+
+    def lose(attempts: int) -> None:
+        """The answer of so many attempts, with a commit of the application after each."""
+
+        async def lossy(transport: WebSocketTransport) -> bytes:
+            nonlocal attempts
+            frame = bytes(await real(transport))
+            if attempts and b"sync_complete" in frame:
+                attempts -= 1
+                scatter_edits(path, 0.01, seed=attempts)
+                raise NetworkError("the connection was lost")
+            return frame
+
+        monkeypatch.setattr(WebSocketTransport, "receive", lossy)
+
+    scatter_edits(path, 0.01, seed=10)
+    lose(2)
+    assert site.replica("a.db", "push").push().version == 4
+    scatter_edits(path, 0.01, seed=11)
+    lose(1)
+    with pytest.raises(NetworkError):
+        site.replica("a.db", "push", retries=0).push()
+    status = site.replica("a.db", "pull").status()
+    assert (status.base, status.head, status.push, status.pull) == (5, 5, "push", "nothing")
+    assert status.pages_changed_locally
+    assert site.replica("a.db", "push").push(dry_run=True).would_conflict is False
+    assert site.replica("a.db", "push").push().version == 6
+    assert sorted(file.name for file in site.folder.glob("a.db*edgereplica")) == [
+        "a.db-edgereplica"
+    ]

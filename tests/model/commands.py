@@ -65,7 +65,8 @@ class Commands(Judge):
             newest=newest,
             dry_run=dry_run,
             backup=backup,
-            base_at_begin=client.base,
+            alike=tuple(base.pages for base in client.alike(self.server.database)),
+            bases_at_begin=client.bases,
         )
         if may_be is not None:
             session.excused.add(may_be)

@@ -56,19 +56,30 @@ class Client:
     """The file's content as the model has it."""
     pending: Base | None = None
     """What a sync had installed when it was killed: the next one finds out, if it is still so."""
+    unheard: Base | None = None
+    """The version that a push has made and not heard of: what the next one builds on, too."""
     busy: bool = False
 
     def adopt_pending(self) -> None:
         if self.pending is not None and masked(self.pages) == masked(self.pending.pages):
-            self.base = self.pending
+            self.synced(self.pending)
         self.pending = None
+
+    @property
+    def bases(self) -> tuple[Base, ...]:
+        return tuple(base for base in (self.base, self.unheard) if base is not None)
+
+    def synced(self, base: Base) -> None:
+        self.base, self.unheard = base, None
 
     def differs_from(self, database: str) -> bool:
         """Whether the file holds what may be in no version of `database`."""
-        base = self.base
-        if base is None or base.database != database:
-            return True
-        return masked(self.pages) != masked(base.pages)
+        return self.base not in self.alike(database)
+
+    def alike(self, database: str) -> list[Base]:
+        """What it came from of `database`, as far as the file is that."""
+        here = [base for base in self.bases if base.database == database]
+        return [base for base in here if masked(base.pages) == masked(self.pages)]
 
 
 @dataclass(slots=True)
@@ -94,7 +105,10 @@ class Session:
     written: bool = False
     touched: bool = False
     """Written to, or given another journal mode."""
-    base_at_begin: Base | None = None
+    alike: tuple[Pages, ...] = ()
+    """Versions that it came from and has not changed."""
+    bases_at_begin: tuple[Base, ...] = ()
+    """What it remembers, if anything, and what it may find out that it made."""
     meanwhile: list[Pages] = field(default_factory=list)
     """What the application made of a file since its push began."""
     later: list[Pages] = field(default_factory=list)
@@ -107,10 +121,7 @@ class Session:
     def may_push(self) -> tuple[Pages, ...]:
         """What the file holds, byte for byte. Where nothing was changed that counts (design §7),
         it is the version that it came from, as long as the server takes that."""
-        base = self.base_at_begin
-        if base is not None and not self.changed_at_begin:
-            return base.pages, self.at_begin, *self.later
-        return self.at_begin, *self.later
+        return *self.alike, self.at_begin, *self.later
 
 
 class Judge(RuleBasedStateMachine):
@@ -227,7 +238,7 @@ class Judge(RuleBasedStateMachine):
             may_be = map(masked, (session.at_begin, *session.later))
             assert masked(content) in may_be, "it is not what the head is"
         self.acknowledged.append((version, content))
-        client.base = Base(self.server.database, version, content)
+        client.synced(Base(self.server.database, version, content))
 
     def _pushed_in_v1(self, session: Session) -> None:
         """The answer names no version: one of those since the push began has to be it."""
@@ -239,14 +250,14 @@ class Judge(RuleBasedStateMachine):
             assert version, "an acknowledged push is in no version"
             content = self._content(version)
             self.acknowledged.append((version, content))
-        session.client.base = Base(self.server.database, None, content)
+        session.client.synced(Base(self.server.database, None, content))
 
     def _made_by(self, session: Session, version: int) -> None:
         """`version` may be what `session` committed, acknowledged or unheard."""
         assert self._content(version) in session.may_push, "the version is not what was pushed"
         if not session.force:
-            replaced, base = self._content(version - 1), session.base_at_begin
-            same = base is not None and masked(base.pages) == masked(replaced)
+            replaced = self._content(version - 1)
+            same = any(masked(base.pages) == masked(replaced) for base in session.bases_at_begin)
             assert same or not replaced, "an unforced push replaced unseen changes"
 
     def _count_frames(self, session: Session, event: VersionCommitted, result: PushResult) -> None:
@@ -280,13 +291,13 @@ class Judge(RuleBasedStateMachine):
             client.file.check_length()
             self._backup_kept(session, result)
             client.pages = now
-            client.base = self._base_pulled(result, now)
+            client.synced(self._base_pulled(result, now))
         else:
             self._file_untouched(client)
             compared = session.force or not session.changed_at_begin or client.base is None
             if compared and not session.written:
                 assert masked(now) == masked(self._content(result.version or 0))
-                client.base = self._base_pulled(result, now)
+                client.synced(self._base_pulled(result, now))
 
     def _base_pulled(self, result: PullResult, now: Pages) -> Base:
         """A connection rewrites what does not count in page 1; the client remembers the version."""
@@ -315,6 +326,9 @@ class Judge(RuleBasedStateMachine):
                 assert type(error) in session.excused, f"{error!r} after a commit"
                 self._made_by(session, event.version)
                 self._count("pushes committed unheard")
+                if session.wire_version != 1:
+                    content = self._content(event.version)
+                    client.unheard = Base(self.server.database, event.version, content)
         if type(error) in session.excused:
             return
         if session.wire_version == 1 and isinstance(error, errors.RemoteError):
@@ -329,11 +343,8 @@ class Judge(RuleBasedStateMachine):
             assert session.wire_version == 2
             assert self.versions, "a conflict with nothing"
             if session.alone:
-                base, head = client.base, len(self.versions)
-                at_head = base is not None and (base.database, base.version) == (
-                    self.server.database,
-                    head,
-                )
+                head = (self.server.database, len(self.versions))
+                at_head = any((b.database, b.version) == head for b in session.bases_at_begin)
                 assert not at_head, "a conflict with the push's own base"
                 assert session.may_push[0] != self.versions[-1], "a conflict with its own content"
             return

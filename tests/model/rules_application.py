@@ -86,5 +86,5 @@ class ApplicationRules(Commands):
             return
         self.acted = True
         client.file.start_anew(keep_file=not gone)
-        client.base = None
+        client.base = client.unheard = None
         client.pages = client.file.pages()

@@ -158,7 +158,7 @@ class CommandRules(ApplicationRules):
                 self._told_of_the_head(session, session.task.result())
                 version = session.task.result().version
                 assert masked(self._content(version)) == masked(client.pages)
-                client.base = Base(self.server.database, version, self._content(version))
+                client.synced(Base(self.server.database, version, self._content(version)))
             else:
                 expected = errors.NetworkError if session.wire.was_cut else _NOT_ITS_DIRECTION
                 assert isinstance(error, expected), error

@@ -10,7 +10,7 @@ from tests.model.wire import FRAMES_OF_A_PUSH
 
 from edgereplica.adapters.memory_transport import memory_pair
 from edgereplica.app.driver import Driver
-from edgereplica.events.errors import FileReplaced, ServerShuttingDown
+from edgereplica.events.errors import Conflict, FileReplaced, ServerShuttingDown
 from edgereplica.events.session import Failed
 from edgereplica.fsm.server_push import ServerPush
 
@@ -81,6 +81,71 @@ def test_a_file_that_is_the_head_and_does_not_know_it_is_pulled_unforced(
     model.pull(number=0, wire_version=2, force=False, backup=False, cut_at=None)
     assert model.clients[0].base is not None
     assert model.clients[0].base.version == 2
+
+
+def unheard(model: Convergence, number: int = 0) -> None:
+    """A push that makes the next version, and whose client does not hear of it."""
+    version = len(model.versions) + 1
+    model.write(number=number, rows=3, size=10, killed=False)
+    model.push(number=number, wire_version=2, force=False, cut_at=FRAMES_OF_A_PUSH)
+    assert len(model.versions) == version, "the answer alone was to be lost"
+
+
+def test_what_follows_a_push_unheard_builds_on_it(model: Convergence) -> None:
+    """It was a conflict of the client with itself, and needed force."""
+    model.push(number=0, wire_version=2, force=False, cut_at=None)
+    for _ in range(2):
+        unheard(model)
+    model.write(number=0, rows=3, size=10, killed=False)
+    pushed = model._run(0, "push")
+    assert pushed.task is not None
+    assert pushed.task.result().version == 4
+
+
+def test_a_push_unheard_is_not_forgotten_for_one_that_makes_nothing(model: Convergence) -> None:
+    """The second is cut before it has said everything."""
+    model.push(number=0, wire_version=2, force=False, cut_at=None)
+    unheard(model)
+    model.write(number=0, rows=3, size=10, killed=False)
+    model.push(number=0, wire_version=2, force=False, cut_at=3)
+    model.write(number=0, rows=3, size=10, killed=False)
+    model.push(number=0, wire_version=2, force=False, cut_at=FRAMES_OF_A_PUSH - 1)
+    assert len(model.versions) == 2, "nothing was to be made"
+    model.write(number=0, rows=3, size=10, killed=False)
+    pushed = model._run(0, "push")
+    assert pushed.task is not None
+    assert pushed.task.result().version == 3
+
+
+def test_a_push_unheard_under_another_s_is_a_conflict(model: Convergence) -> None:
+    model.push(number=0, wire_version=2, force=False, cut_at=None)
+    unheard(model)
+    model.pull_change_and_push(number=1, rows=3, wire_version=2)
+    model.write(number=0, rows=3, size=10, killed=False)
+    refused = model._run(0, "push")
+    assert refused.task is not None
+    assert isinstance(refused.task.exception(), Conflict)
+
+
+@pytest.mark.parametrize("unchanged", [True, False])
+def test_a_push_unheard_is_no_base_for_an_older_version(
+    model: Convergence, unchanged: bool
+) -> None:
+    """Pulled since, or found to be what the file is: what is made of it is a conflict."""
+    model.push(number=0, wire_version=2, force=False, cut_at=None)
+    older = model.clients[0].file.image()
+    unheard(model)
+    if unchanged:
+        written_down = model.clients[0].file.image().keys() - older.keys()
+        now = {name: model.clients[0].file.image()[name] for name in written_down}
+        assert list(now) == ["app.db-pushed-edgereplica"]
+        model.clients[0].file.restore(older | now)
+        model.clients[0].pages = model.clients[0].file.pages()
+    model._run(0, "pull", force=True, at=1)
+    model.write(number=0, rows=3, size=10, killed=False)
+    refused = model._run(0, "push")
+    assert refused.task is not None
+    assert isinstance(refused.task.exception(), Conflict)
 
 
 @pytest.mark.parametrize("wire_version", [1, 2])
