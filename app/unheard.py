@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from ..adapters.local_files import pushed_path, sidecar_path
+from ..adapters.local_state import unchanged
 from ..adapters.sidecar import Sidecar, SidecarHeader
 from ..events.errors import Conflict
 from ..events.messages import HelloReply
@@ -45,10 +46,13 @@ def forget_unheard(path: Path) -> None:
 async def adopt_unheard(path: Path, options: Options) -> None:
     """Find out what became of a push whose end nobody heard (wire v2). The sync lock is held.
 
+    Nobody has to ask for a file that was not written to since: by its root it is known as the head.
     Raises what a session raises, but for a conflict, which is an answer.
     """
     note = pushed_path(path)
     header = Sidecar.load_header(note)
+    if header is not None and unchanged(path, header.state):
+        return
     reply = await _ask_in_sync(note, header, options) if header is not None else None
     if reply is not None and is_unheard_head(path, reply):
         Sidecar.move(note, path)

@@ -33,7 +33,8 @@ if moment == "before":
 elif moment == "between its names":
     pull_client.FreshFile.abandon = die
 else:
-    pull_session.Sidecar.remove = die
+    remove = pull_session.Sidecar.remove
+    pull_session.Sidecar.remove = lambda at: die() if str(at).endswith("-pulled") else remove(at)
     save = pull_session.save_sidecar
     pull_session.save_sidecar = lambda at, **more: die() if str(at) == path else save(at, **more)
 Replica(path, server=server, token=token).pull(at=int(at[0]) if at else None)
