@@ -7,7 +7,8 @@ So all code of this package that opens a database file or its `-shm` closes it t
 
 Names: `FILE-wal`, `FILE-shm`, `FILE-journal` are SQLite's; `FILE-edgereplica` (sidecar),
 `FILE-edgereplica-lock` and, while a sync writes them, `FILE-edgereplica-tmp`,
-`FILE-edgereplica-kept` and `FILE-edgereplica-new` are ours.
+`FILE-edgereplica-kept` and `FILE-edgereplica-new` are ours; so are `FILE-pulled-edgereplica` and
+`FILE-pushed-edgereplica`, sidecars to be of a pull or push that has not come to its end.
 """
 
 import os
