@@ -29,9 +29,8 @@ from .driver import End
 from .local_content import StaleSidecar
 from .local_plan import Fingerprints, LocalPlan, empty_plan, open_plan
 from .pull_client import PullClientEnd
-from .remember import save_sidecar
+from .remember import forget_unheard, save_sidecar
 from .results import Progress, PullResult
-from .unheard import forget_unheard
 
 
 async def pull_once(

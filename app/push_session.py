@@ -21,9 +21,8 @@ from .driver import End
 from .local_content import StaleSidecar
 from .local_plan import LocalPlan, open_plan
 from .push_client import PushClientEnd
-from .remember import save_sidecar
+from .remember import forget_unheard, save_sidecar
 from .results import Progress, PushResult
-from .unheard import forget_unheard
 
 _TABLES_SAID_MAX = 8
 

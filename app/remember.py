@@ -1,8 +1,12 @@
-"""Write the sidecar: what the file and the server last agreed on."""
+"""Write the sidecar: what the file and the server last agreed on.
+
+And look for what a push has written down of an end that nobody heard of, of which `unheard` tells.
+"""
 
 from pathlib import Path
 
 from ..adapters.hashing import root_of
+from ..adapters.local_files import pushed_path, sidecar_path
 from ..adapters.local_state import FileState
 from ..adapters.sidecar import Sidecar, SidecarHeader
 from .local_plan import Fingerprints
@@ -33,3 +37,11 @@ def save_sidecar(
         seed=prints.seed,
     )
     Sidecar.save(path, header, digests, prints.joined, durable=durable)
+
+
+def is_unheard(path: Path) -> bool:
+    return sidecar_path(pushed_path(path)).exists()
+
+
+def forget_unheard(path: Path) -> None:
+    Sidecar.remove(pushed_path(path))

@@ -98,7 +98,7 @@ class AsyncReplica:
         """
 
         from .push_session import push_once  # noqa: PLC0415
-        from .unheard import adopt_unheard, is_unheard  # noqa: PLC0415
+        from .remember import is_unheard  # noqa: PLC0415
 
         path = followed(self.path)
         if self._is_shared(path):
@@ -107,6 +107,8 @@ class AsyncReplica:
 
         async def attempt(wire_version: int, ignore_sidecar: bool) -> PushResult:
             if wire_version != V1 and is_unheard(path):
+                from .unheard import adopt_unheard  # noqa: PLC0415
+
                 await adopt_unheard(path, self.options)
             return await push_once(
                 path,

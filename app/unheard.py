@@ -12,7 +12,7 @@ Whatever makes the file another version, or finds that it is one, forgets it fir
 from dataclasses import replace
 from pathlib import Path
 
-from ..adapters.local_files import pushed_path, sidecar_path
+from ..adapters.local_files import pushed_path
 from ..adapters.local_state import unchanged
 from ..adapters.sidecar import Sidecar, SidecarHeader
 from ..events.errors import Conflict
@@ -26,10 +26,6 @@ from .local_content import LocalContent, StaleSidecar
 from .push_client import PushClientEnd
 
 
-def is_unheard(path: Path) -> bool:
-    return sidecar_path(pushed_path(path)).exists()
-
-
 def is_unheard_head(path: Path, reply: HelloReply) -> bool:
     """Whether the head that a server describes is what such a push was about to make."""
     header = Sidecar.load_header(pushed_path(path))
@@ -37,10 +33,6 @@ def is_unheard_head(path: Path, reply: HelloReply) -> bool:
         return False
     described = (reply.head, reply.root, reply.database)
     return described == (header.version, header.root, header.database)
-
-
-def forget_unheard(path: Path) -> None:
-    Sidecar.remove(pushed_path(path))
 
 
 async def adopt_unheard(path: Path, options: Options) -> None:

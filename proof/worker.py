@@ -73,7 +73,7 @@ def work(module: str, name: str, root: Path, numbers: Sequence[int], share: floa
         counts = checks[name].work(Job(root, count, dice, part, parts, share, tell))
     except BaseException as error:  # noqa: BLE001 - the parent is told, whatever it is
         if stopping.is_set():
-            return 130
+            raise KeyboardInterrupt from None
         sys.stderr.write("".join(traceback.format_exception(error)))
         _say(said, failed=f"{type(error).__name__}: {error} (seed {seed}/{part})")
         return 1
@@ -84,11 +84,20 @@ def work(module: str, name: str, root: Path, numbers: Sequence[int], share: floa
     return 0
 
 
+def main() -> int:
+    module, name, root, *numbers, share = sys.argv[1:]
+    try:
+        return work(module, name, Path(root), list(map(int, numbers)), float(share))
+    except KeyboardInterrupt:
+        # It is repeated: also in the midst of what ends the work, and on the way out.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        return 130
+
+
 def _say(to: IO[str], **words: object) -> None:
     with suppress(BrokenPipeError):
         to.write(json.dumps(words) + "\n")
 
 
 if __name__ == "__main__":
-    module, name, root, *numbers, share = sys.argv[1:]
-    sys.exit(work(module, name, Path(root), list(map(int, numbers)), float(share)))
+    sys.exit(main())

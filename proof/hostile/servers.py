@@ -21,6 +21,7 @@ from typing import Any, Final, Self
 from tests.helpers_server import clean_environment
 
 from edgereplica.adapters.hashing import hash_pages, root_of
+from edgereplica.adapters.local_files import pushed_path, sidecar_path
 from edgereplica.events.errors import EdgeReplicaError
 from edgereplica.events.limits import PAGES_PER_DATABASE_MAX
 from proof.evidence import ROOT
@@ -229,8 +230,9 @@ class _Files:
         return self._root / "a.db"
 
     def content(self, path: Path) -> tuple[bytes | None, frozenset[str]]:
-        """The database, and what lies beside it but its sidecar."""
-        names = frozenset(file.name for file in self._root.iterdir()) - {path.name + "-edgereplica"}
+        """The database, and what lies beside it but its sidecar, and that of a push without end."""
+        sidecars = {sidecar_path(path).name, sidecar_path(pushed_path(path)).name}
+        names = frozenset(file.name for file in self._root.iterdir()) - sidecars
         return path.read_bytes() if path.exists() else None, names
 
 
