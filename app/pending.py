@@ -8,7 +8,8 @@ transaction never happened, or the application has written since).
 
 Which of the two it was cannot be told once the application has written. Then the older version is
 the safe base: a push that builds on it is a conflict at worst. A sidecar of a later version, or of
-another database, goes: a push that it let through could undo what the file never held.
+another database, goes: a push that it let through could undo what the file never held. So does what
+a push of before has written down (`unheard`).
 """
 
 from pathlib import Path
@@ -17,6 +18,7 @@ from ..adapters.local_changes import find_changes
 from ..adapters.local_files import pending_path
 from ..adapters.local_snapshot import LocalSnapshot
 from ..adapters.sidecar import Sidecar, SidecarHeader
+from .remember import forget_unheard
 
 
 def adopt_pending(path: Path, busy_timeout_seconds: float) -> None:
@@ -37,6 +39,7 @@ def adopt_pending(path: Path, busy_timeout_seconds: float) -> None:
             Sidecar.save(path, header, hashes, prints, durable=True)
         elif not safe:
             Sidecar.remove(path)
+    forget_unheard(path)
     Sidecar.remove(pending)
 
 

@@ -230,7 +230,6 @@ class _Pull:
         if plan.content is not None and plan.changed and self.force and self.backup:
             self.backup_path = _backup(plan)
         plan.close_snapshot()
-        forget_unheard(plan.path)
         # Should this process be killed before it remembers what it installs (`pending`).
         self._save_sidecar(pending_path(plan.path), plan.state or NO_STATE)
 
@@ -280,6 +279,7 @@ class _Pull:
     def _remember(self) -> None:
         assert self.end is not None
         assert self.end.applied is not None
+        forget_unheard(self.plan.path)
         self._save_sidecar(self.plan.path, self.end.applied)
         Sidecar.remove(pending_path(self.plan.path))
 

@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 from hypothesis import strategies as st
-from tests.model.client import masked
+from tests.model.client import Pages, masked
 from tests.model.judge import CLIENTS, Client, Judge, Kind, Session
 from tests.model.wire import Wire
 
@@ -67,6 +67,7 @@ class Commands(Judge):
             backup=backup,
             alike=tuple(base.pages for base in client.alike(self.server.database)),
             bases_at_begin=client.bases,
+            made_by_others=self._made_by_others(client),
         )
         if may_be is not None:
             session.excused.add(may_be)
@@ -117,6 +118,10 @@ class Commands(Judge):
         assert session.task.done(), "both ends wait for each other"
         self._end(session)
         return session
+
+    def _made_by_others(self, client: Client) -> tuple[Pages, ...]:
+        """The head, if the client was about to make the very same."""
+        return tuple(pages for pages in self.versions[-1:] if pages in client.attempted)
 
     def _free(self, number: int) -> bool:
         return not self.clients[number].busy

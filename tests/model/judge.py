@@ -58,6 +58,8 @@ class Client:
     """What a sync had installed when it was killed: the next one finds out, if it is still so."""
     unheard: Base | None = None
     """The version that a push has made and not heard of: what the next one builds on, too."""
+    attempted: list[Pages] = field(default_factory=list)
+    """What pushes were about to make since; another's version may be just that."""
     busy: bool = False
 
     def adopt_pending(self) -> None:
@@ -71,6 +73,11 @@ class Client:
 
     def synced(self, base: Base) -> None:
         self.base, self.unheard = base, None
+        self.attempted.clear()
+
+    def start_anew(self) -> None:
+        self.base = self.unheard = None
+        self.attempted.clear()
 
     def differs_from(self, database: str) -> bool:
         """Whether the file holds what may be in no version of `database`."""
@@ -108,7 +115,9 @@ class Session:
     alike: tuple[Pages, ...] = ()
     """Versions that it came from and has not changed."""
     bases_at_begin: tuple[Base, ...] = ()
-    """What it remembers, if anything, and what it may find out that it made."""
+    """What it remembers, if anything, and what it finds out that it made."""
+    made_by_others: tuple[Pages, ...] = ()
+    """What it may take for its own."""
     meanwhile: list[Pages] = field(default_factory=list)
     """What the application made of a file since its push began."""
     later: list[Pages] = field(default_factory=list)
@@ -180,9 +189,12 @@ class Judge(RuleBasedStateMachine):
             self._await(self.server.start(number))
         self._adopt()
         if session.task.cancelled():
+            self._note_unheard(session)
             self._file_untouched(session.client)
             return
         error = session.task.exception()
+        if error is not None:
+            self._note_unheard(session)
         if error is None:
             self._succeeded(session, session.task.result())
         elif isinstance(error, errors.EdgeReplicaError):
@@ -257,7 +269,8 @@ class Judge(RuleBasedStateMachine):
         assert self._content(version) in session.may_push, "the version is not what was pushed"
         if not session.force:
             replaced = self._content(version - 1)
-            same = any(masked(base.pages) == masked(replaced) for base in session.bases_at_begin)
+            bases = (*(base.pages for base in session.bases_at_begin), *session.made_by_others)
+            same = any(masked(pages) == masked(replaced) for pages in bases)
             assert same or not replaced, "an unforced push replaced unseen changes"
 
     def _count_frames(self, session: Session, event: VersionCommitted, result: PushResult) -> None:
@@ -294,7 +307,8 @@ class Judge(RuleBasedStateMachine):
             client.synced(self._base_pulled(result, now))
         else:
             self._file_untouched(client)
-            compared = session.force or not session.changed_at_begin or client.base is None
+            unknown = client.base is None and not client.attempted
+            compared = session.force or not session.changed_at_begin or unknown
             if compared and not session.written:
                 assert masked(now) == masked(self._content(result.version or 0))
                 client.synced(self._base_pulled(result, now))
@@ -326,9 +340,6 @@ class Judge(RuleBasedStateMachine):
                 assert type(error) in session.excused, f"{error!r} after a commit"
                 self._made_by(session, event.version)
                 self._count("pushes committed unheard")
-                if session.wire_version != 1:
-                    content = self._content(event.version)
-                    client.unheard = Base(self.server.database, event.version, content)
         if type(error) in session.excused:
             return
         if session.wire_version == 1 and isinstance(error, errors.RemoteError):
@@ -358,6 +369,16 @@ class Judge(RuleBasedStateMachine):
         if isinstance(error, errors.FileReplaced | errors.AlreadyExists) and session.touched:
             return
         raise AssertionError(f"refused for no reason: {error!r}") from error
+
+    def _note_unheard(self, session: Session) -> None:
+        """What a push that heard of no end may have made, and what it was about to make."""
+        if session.kind == "pull" or session.wire_version == 1 or session.dry_run:
+            return
+        session.client.attempted += session.may_push
+        for event in self.events:
+            if event.message == session.message:
+                content = self._content(event.version)
+                session.client.unheard = Base(self.server.database, event.version, content)
 
     def _left_alone(self, client: Client, error: errors.EdgeReplicaError) -> None:
         """An error left the file as it was. Where it was to be replaced as a whole, its journal

@@ -86,5 +86,5 @@ class ApplicationRules(Commands):
             return
         self.acted = True
         client.file.start_anew(keep_file=not gone)
-        client.base = client.unheard = None
+        client.start_anew()
         client.pages = client.file.pages()

@@ -127,6 +127,15 @@ def test_a_push_unheard_under_another_s_is_a_conflict(model: Convergence) -> Non
     assert isinstance(refused.task.exception(), Conflict)
 
 
+def test_a_push_unheard_is_known_behind_a_pull_that_failed(model: Convergence) -> None:
+    model.push(number=0, wire_version=2, force=False, cut_at=None)
+    unheard(model)
+    model.pull_to_a_full_disk(number=0, page_size=512, mode="DELETE")
+    pushed = model._run(0, "push")
+    assert pushed.task is not None
+    assert pushed.task.result().version == 3
+
+
 @pytest.mark.parametrize("unchanged", [True, False])
 def test_a_push_unheard_is_no_base_for_an_older_version(
     model: Convergence, unchanged: bool
