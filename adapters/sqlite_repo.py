@@ -74,7 +74,7 @@ async def _connect(path: Path) -> _Connection:
     await connection
     try:
         connection.row_factory = sqlite3.Row
-        await connection.run(lambda c: [c.execute(pragma).fetchall() for pragma in _PRAGMAS])
+        await connection.run(_configure)
     except BaseException:
         await connection.close()
         raise
@@ -249,12 +249,23 @@ def _finish(connection: sqlite3.Connection, group: Sequence[Sequence[Statement]]
     return changed
 
 
+def _configure(connection: sqlite3.Connection) -> None:
+    """Of several processes that make a file a WAL one at the same moment, SQLite refuses all but
+    one at once, however long they would wait: each might wait for the others."""
+    for pragma in _PRAGMAS:
+        _execute_patiently(connection, pragma)
+
+
 def _begin(connection: sqlite3.Connection) -> None:
     """Take the write lock; SQLITE_BUSY if another process holds it for too long."""
+    _execute_patiently(connection, "BEGIN IMMEDIATE")
+
+
+def _execute_patiently(connection: sqlite3.Connection, sql: str) -> None:
     until = time.monotonic() + REPO_BUSY_SECONDS_MAX
     while True:
         try:
-            connection.execute("BEGIN IMMEDIATE")
+            connection.execute(sql).fetchall()
         except sqlite3.OperationalError as error:
             if not _is_busy(error) or time.monotonic() >= until:
                 raise

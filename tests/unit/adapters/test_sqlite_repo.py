@@ -153,3 +153,28 @@ def test_a_recovery_by_another_process_is_waited_for(
             assert said[-2:] == ["INSERT", "COMMIT"]
 
     asyncio.run(main())
+
+
+def test_another_that_makes_the_file_a_wal_one_is_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two workers start on an empty data directory: SQLite refused one of them at once."""
+    path = tmp_path / "repo.db"
+
+    async def main() -> None:
+        with closing(sqlite3.connect(path, isolation_level=None, check_same_thread=False)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            asked = 0
+
+            def pause(seconds: float) -> None:
+                nonlocal asked
+                asked += 1
+                if asked == 3:
+                    other.execute("COMMIT")
+
+            monkeypatch.setattr(sqlite_repo._NEVER, "wait", pause)
+            repo = await SqliteRepo.open(path)
+            await repo.close()
+        assert asked == 3
+
+    asyncio.run(main())
