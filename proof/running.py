@@ -330,7 +330,7 @@ def main(suite: str, checks: Checks, about: str, arguments: Sequence[str] | None
     if not 0 <= chosen.scale <= 100:
         parser.error("--scale is 0 to 100")
     require_whole(parser, chosen.page, f"--scale {chosen.scale:g}" if chosen.scale < 1 else "")
-    signal.signal(signal.SIGTERM, _interrupt)
+    signal.signal(signal.SIGTERM, interrupt)
     failed = []
     try:
         for name in names:
@@ -347,5 +347,5 @@ def main(suite: str, checks: Checks, about: str, arguments: Sequence[str] | None
     return 1 if failed else 0
 
 
-def _interrupt(*_: object) -> NoReturn:
+def interrupt(*_: object) -> NoReturn:
     raise KeyboardInterrupt

@@ -13,9 +13,11 @@ examples:
 import argparse
 import gc
 import multiprocessing
+import os
 import shlex
 import signal
 import sys
+import threading
 import time
 import traceback
 from collections import Counter
@@ -26,6 +28,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from .evidence import PAGE, ROOT, measured, require_whole
+from .running import interrupt
 from .sim.counted import DONE, INJECTED
 from .sim.scenario import Result, run
 
@@ -123,6 +126,20 @@ def record_failure(seed: int, folder: Path = RECORDINGS) -> str:
     )
 
 
+def _begin_to_play() -> None:
+    """In a process of the pool: what is there stays, and the process ends with its parent, which
+    may be killed."""
+    gc.freeze()
+    threading.Thread(target=_end_with_the_parent, daemon=True).start()
+
+
+def _end_with_the_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
+
+
 def simulate(first: int, seeds: int, processes: int, real_every: int) -> Iterator[Summary]:
     """The summary so far, each time a range of seeds is through."""
     jobs = [
@@ -131,7 +148,7 @@ def simulate(first: int, seeds: int, processes: int, real_every: int) -> Iterato
     ]
     total = Summary()
     others = set(multiprocessing.active_children())
-    pool = ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), gc.freeze)
+    pool = ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), _begin_to_play)
     # A Ctrl-C is for this process: it ends the others.
     heard = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
@@ -153,6 +170,7 @@ def simulate(first: int, seeds: int, processes: int, real_every: int) -> Iterato
 
 def main(arguments: Sequence[str] | None = None) -> int:
     chosen = _arguments(arguments)
+    signal.signal(signal.SIGTERM, interrupt)
     last = chosen.first + chosen.seeds - 1
     show = _Progress(chosen.seeds)
     total = Summary()

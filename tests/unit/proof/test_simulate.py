@@ -98,8 +98,8 @@ def test_a_process_that_dies_ends_the_run() -> None:
     assert not set(multiprocessing.active_children()) - before
 
 
-def test_ctrl_c_ends_it_with_what_it_knows_and_leaves_the_page_alone(tmp_path: Path) -> None:
-    page = tmp_path / "page.md"
+def started(page: Path) -> "subprocess.Popen[str]":
+    """A long run that has begun to play."""
     running = subprocess.Popen(
         [sys.executable, "-m", "proof.simulate", "--seeds", "1000000", "--page", str(page)],
         cwd=ROOT,
@@ -109,10 +109,27 @@ def test_ctrl_c_ends_it_with_what_it_knows_and_leaves_the_page_alone(tmp_path: P
     )
     assert running.stderr is not None
     assert "to go" in running.stderr.readline()
-    running.send_signal(signal.SIGINT)
+    return running
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_ends_it_with_what_it_knows_and_leaves_the_page_alone(
+    tmp_path: Path, number: signal.Signals
+) -> None:
+    page = tmp_path / "page.md"
+    running = started(page)
+    running.send_signal(number)
     out, err = running.communicate(timeout=60)
     assert running.returncode == simulate.INTERRUPTED
     assert re.fullmatch(r"interrupted after [\d,]+ of 1,000,000 seeds", err.splitlines()[-1]), err
     assert "Traceback" not in err
     assert "sessions" in out
     assert not page.exists()
+
+
+def test_its_processes_end_with_it_if_it_is_killed(tmp_path: Path) -> None:
+    """They have its standard output: that ends when the last of them has."""
+    running = started(tmp_path / "page.md")
+    running.kill()
+    running.communicate(timeout=60)
+    assert running.returncode == -signal.SIGKILL
