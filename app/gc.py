@@ -32,7 +32,6 @@ from ..adapters.ports import Clock, Ids, ObjectInfo, ObjectStore, Repo, Row, Sta
 from ..events.domain import StagedSegmentExpired, VersionsExpired
 from ..events.errors import ConcurrentAppend, NotFound, StorageError
 from ..events.limits import (
-    APPEND_ATTEMPTS_MAX,
     CLOCK_SKEW_SECONDS_MAX,
     EVENTS_PER_READ_MAX,
     GC_DELETES_IN_FLIGHT_MAX,
@@ -41,7 +40,7 @@ from ..events.limits import (
     STATEMENTS_IN_FLIGHT_MAX,
 )
 from .gc_mark import Marked, Marker
-from .history import DatabaseHistory
+from .history import DatabaseHistory, History
 from .retention import expiring
 
 MAINTENANCE = "maintenance"
@@ -272,22 +271,23 @@ class GarbageCollector:
         a mark takes long, and whoever was told of a new rule meanwhile counts on it. What was let
         go, if anything, and how many; a database that never stands still waits for the next run."""
         pinned = marked.lowest_pinned(seen.database_id)
-        for _ in range(APPEND_ATTEMPTS_MAX):
-            try:
-                history = await self._histories.open(seen.database_id, marked.org_id)
-            except NotFound:
-                return None  # deleted meanwhile
-            due = expiring(history, self._clock.now(), pinned)
-            if due is None or min(due.through, seen.through) < history.oldest:
+
+        def due(history: History) -> VersionsExpired | None:
+            now_due = expiring(history, self._clock.now(), pinned)
+            if now_due is None or min(now_due.through, seen.through) < history.oldest:
                 return None
-            event = min(due, seen, key=lambda one: one.through)
-            try:
-                with fenced():
-                    await self._log.append([(event.stream, history.seq, [event])], lease.held())
-            except ConcurrentAppend:
-                continue
-            return event, event.through - history.oldest + 1
-        return None
+            return min(now_due, seen, key=lambda one: one.through)
+
+        try:
+            history = await self._histories.open(seen.database_id, marked.org_id)
+            with fenced():
+                let_go = await self._histories.append_decided(history, due, lease.held())
+        except (NotFound, ConcurrentAppend):
+            return None  # deleted meanwhile, or restless
+        if let_go is None:
+            return None
+        history, event = let_go
+        return event, event.through - history.oldest + 1
 
     async def _note_look(
         self, marked: Marked, doomed: Sequence[ObjectInfo], staged: Sequence[str], lease: Lease

@@ -13,7 +13,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -60,6 +60,7 @@ class Outline(msgspec.Struct, frozen=True):
 
 
 _OUTLINE = msgspec.json.Decoder(Outline)
+_E = TypeVar("_E", bound=DomainEvent)
 
 
 @dataclass(frozen=True)
@@ -310,19 +311,13 @@ class DatabaseHistory:
         and `NotFound` if the database was deleted meanwhile; then nothing was changed. Other events
         in the stream do not hinder a commit. `also` runs in the same transaction.
         """
-        for _ in range(APPEND_ATTEMPTS_MAX):
-            _admit(history, version)
-            stream = database_stream(history.database_id)
-            try:
-                await self._log.append([(stream, history.seq, [version])], also)
-            except ConcurrentAppend:
-                history = await self.open(history.database_id, history.org_id)
-                continue
-            committed = fold(history, [Stored(history.seq + 1, *domain.encode(version))])
-            self._keep(committed)
-            self._committed(history.database_id)
-            return committed
-        raise _restless(history)
+        appended = await self.append_decided(history, lambda _: version, also)
+        assert appended is not None
+        history, _ = appended
+        committed = fold(history, [Stored(history.seq + 1, *domain.encode(version))])
+        self._keep(committed)
+        self._committed(history.database_id)
+        return committed
 
     def forget(self, database_id: str) -> None:
         """Drop what is cached of a database; costs the next reader time, nothing else."""
@@ -341,15 +336,32 @@ class DatabaseHistory:
     ) -> None:
         """Append an `event` that holds whatever was committed meanwhile; `NotFound` if the
         database is gone."""
+        await self.append_decided(history, lambda _: event, also)
+
+    async def append_decided(
+        self,
+        history: History,
+        decide: Callable[[History], _E | None],
+        also: Sequence[Statement] = (),
+    ) -> tuple[History, _E] | None:
+        """Append what `decide` makes of the history, asked again if something came in between; the
+        history it was appended to, and the event. None if there is nothing to append.
+
+        Raises `NotFound` if the database is gone, `ConcurrentAppend` if its log never stands still.
+        """
+        stream = database_stream(history.database_id)
         for _ in range(APPEND_ATTEMPTS_MAX):
+            event = decide(history)
+            if event is None:
+                return None
             _admit(history, event)
             try:
-                await self._log.append([(event.stream, history.seq, [event])], also)
+                await self._log.append([(stream, history.seq, [event])], also)
             except ConcurrentAppend:
                 history = await self.open(history.database_id, history.org_id)
                 continue
-            return
-        raise _restless(history)
+            return history, event
+        raise ConcurrentAppend(f"the log of database {history.database_id} does not stand still")
 
     async def _read(self, database_id: str) -> History:
         history = await self.peek(database_id)
@@ -372,10 +384,6 @@ class DatabaseHistory:
         ):
             _, dropped = self._cache.popitem(last=False)
             self._versions_cached -= len(dropped.stored)
-
-
-def _restless(history: History) -> ConcurrentAppend:
-    return ConcurrentAppend(f"the log of database {history.database_id} does not stand still")
 
 
 def _admit(history: History, event: DomainEvent) -> None:
